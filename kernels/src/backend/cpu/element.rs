@@ -1,0 +1,111 @@
+//! Storage element types as vectors of f32.
+
+use super::simd::Simd;
+use crate::dtype::{DType, bf16, bf16_bits_nearest_even, f16};
+
+/// A floating-point storage type: loaded as f32 lanes, stored rounded to nearest even.
+pub trait Element: Copy + Send + Sync + 'static {
+    /// Its dtype.
+    const DTYPE: DType;
+    /// Exact value as f32.
+    fn to_f32(self) -> f32;
+    /// Nearest value, ties to even.
+    fn from_f32(x: f32) -> Self;
+    /// Reads LANES elements.
+    ///
+    /// # Safety
+    /// `p` is valid for reads of LANES elements.
+    unsafe fn load<S: Simd>(s: S, p: *const Self) -> S::F;
+    /// Reads `n < LANES` elements; the other lanes are 0.
+    ///
+    /// # Safety
+    /// `p` is valid for reads of `n` elements.
+    unsafe fn load_partial<S: Simd>(s: S, p: *const Self, n: usize) -> S::F;
+    /// Writes LANES elements, rounded to nearest even.
+    ///
+    /// # Safety
+    /// `p` is valid for writes of LANES elements.
+    unsafe fn store<S: Simd>(s: S, p: *mut Self, x: S::F);
+    /// Writes the first `n < LANES` lanes, rounded to nearest even.
+    ///
+    /// # Safety
+    /// `p` is valid for writes of `n` elements.
+    unsafe fn store_partial<S: Simd>(s: S, p: *mut Self, x: S::F, n: usize);
+}
+
+impl Element for f32 {
+    const DTYPE: DType = DType::F32;
+    #[inline(always)]
+    fn to_f32(self) -> f32 {
+        self
+    }
+    #[inline(always)]
+    fn from_f32(x: f32) -> f32 {
+        x
+    }
+    #[inline(always)]
+    unsafe fn load<S: Simd>(s: S, p: *const f32) -> S::F {
+        // SAFETY: the caller's promise.
+        unsafe { s.load(p) }
+    }
+    #[inline(always)]
+    unsafe fn load_partial<S: Simd>(s: S, p: *const f32, n: usize) -> S::F {
+        // SAFETY: the caller's promise.
+        unsafe { s.load_partial(p, n) }
+    }
+    #[inline(always)]
+    unsafe fn store<S: Simd>(s: S, p: *mut f32, x: S::F) {
+        // SAFETY: the caller's promise.
+        unsafe { s.store(p, x) }
+    }
+    #[inline(always)]
+    unsafe fn store_partial<S: Simd>(s: S, p: *mut f32, x: S::F, n: usize) {
+        // SAFETY: the caller's promise.
+        unsafe { s.store_partial(p, x, n) }
+    }
+}
+
+macro_rules! half_element {
+    ($t:ty, $dtype:expr, $from:expr, $widen:ident, $narrow:ident) => {
+        impl Element for $t {
+            const DTYPE: DType = $dtype;
+            #[inline(always)]
+            fn to_f32(self) -> f32 {
+                <$t>::to_f32(self)
+            }
+            #[inline(always)]
+            fn from_f32(x: f32) -> $t {
+                $from(x)
+            }
+            #[inline(always)]
+            unsafe fn load<S: Simd>(s: S, p: *const $t) -> S::F {
+                // SAFETY: the caller's promise.
+                s.$widen(unsafe { s.load_u16(p.cast()) })
+            }
+            #[inline(always)]
+            unsafe fn load_partial<S: Simd>(s: S, p: *const $t, n: usize) -> S::F {
+                // SAFETY: the caller's promise.
+                s.$widen(unsafe { s.load_u16_partial(p.cast(), n) })
+            }
+            #[inline(always)]
+            unsafe fn store<S: Simd>(s: S, p: *mut $t, x: S::F) {
+                // SAFETY: the caller's promise.
+                unsafe { s.store_u16(p.cast(), s.$narrow(x)) }
+            }
+            #[inline(always)]
+            unsafe fn store_partial<S: Simd>(s: S, p: *mut $t, x: S::F, n: usize) {
+                // SAFETY: the caller's promise.
+                unsafe { s.store_u16_partial(p.cast(), s.$narrow(x), n) }
+            }
+        }
+    };
+}
+
+half_element!(
+    bf16,
+    DType::BF16,
+    |x: f32| bf16::from_bits(bf16_bits_nearest_even(x.to_bits())),
+    bf16_to_f32,
+    f32_to_bf16
+);
+half_element!(f16, DType::F16, f16::from_f32, f16_to_f32, f32_to_f16);

@@ -1,0 +1,24 @@
+//! Vectorised transcendental functions, with their largest error in units in the last place.
+
+use super::simd::Simd;
+
+/// e^x within 2 ulp; 0 below -104, infinity above 88.73, NaN for NaN. Denormal results are rounded twice.
+///
+/// x = n ln 2 + r, |r| <= ln 2 / 2; e^r by its Taylor polynomial of degree 7; 2^n in two exact factors.
+#[inline(always)]
+pub fn exp<S: Simd>(s: S, x: S::F) -> S::F {
+    // min and max return their second argument for NaN.
+    let x = s.min(s.splat(89.0), s.max(s.splat(-105.0), x));
+    let n = s.round(s.mul(x, s.splat(std::f32::consts::LOG2_E)));
+    // ln 2 in two parts; the high part has trailing zeros, so n times it is exact.
+    let r = s.fast_fma(n, s.splat(-0.693_359_4), x);
+    let r = s.fast_fma(n, s.splat(2.121_944_4e-4), r);
+    let mut p = s.splat(1.0 / 5040.0);
+    for c in [1.0 / 720.0, 1.0 / 120.0, 1.0 / 24.0, 1.0 / 6.0, 0.5, 1.0, 1.0] {
+        p = s.fast_fma(p, r, s.splat(c));
+    }
+    let half = s.round(s.mul(n, s.splat(0.5)));
+    let (a, b) = (s.to_i(half), s.to_i(s.sub(n, half)));
+    let power = |k| s.of_bits(s.shl::<23>(s.add_i(k, s.splat_i(127))));
+    s.mul(s.mul(p, power(a)), power(b))
+}

@@ -1,0 +1,200 @@
+//! One interface to the vector instructions of every level.
+
+/// An instruction set: vectors of [`Simd::LANES`] 32-bit lanes.
+///
+/// Every method is lane-wise and rounds as IEEE 754 says, so a kernel that uses only these methods (and no
+/// reduction across lanes) gives the same bits at every level. `fast_fma` is the exception: it may round twice.
+///
+/// Values of a level's vector types must stay inside code compiled for the level: [`super::Kernel::run`].
+pub trait Simd: Copy + Send + Sync + 'static {
+    /// Lanes of a vector: 8 or 16.
+    const LANES: usize;
+    /// f32 lanes.
+    type F: Copy;
+    /// i32 lanes.
+    type I: Copy;
+    /// One boolean per lane.
+    type M: Copy;
+
+    /// All lanes `x`.
+    fn splat(self, x: f32) -> Self::F;
+    /// All lanes `x`.
+    fn splat_i(self, x: i32) -> Self::I;
+    /// 0, 1, 2, … LANES - 1.
+    fn iota(self) -> Self::I;
+
+    /// Reads LANES values; no alignment beyond the element's is needed.
+    ///
+    /// # Safety
+    /// `p` is valid for reads of LANES elements.
+    unsafe fn load(self, p: *const f32) -> Self::F;
+    /// Reads `n < LANES` values; the other lanes are 0.
+    ///
+    /// # Safety
+    /// `p` is valid for reads of `n` elements.
+    unsafe fn load_partial(self, p: *const f32, n: usize) -> Self::F;
+    /// Writes LANES values.
+    ///
+    /// # Safety
+    /// `p` is valid for writes of LANES elements.
+    unsafe fn store(self, p: *mut f32, x: Self::F);
+    /// Writes the first `n < LANES` lanes.
+    ///
+    /// # Safety
+    /// `p` is valid for writes of `n` elements.
+    unsafe fn store_partial(self, p: *mut f32, x: Self::F, n: usize);
+    /// Reads LANES 16-bit values, zero-extended.
+    ///
+    /// # Safety
+    /// `p` is valid for reads of LANES elements.
+    unsafe fn load_u16(self, p: *const u16) -> Self::I;
+    /// Reads `n < LANES` 16-bit values, zero-extended; the other lanes are 0.
+    ///
+    /// # Safety
+    /// `p` is valid for reads of `n` elements.
+    unsafe fn load_u16_partial(self, p: *const u16, n: usize) -> Self::I;
+    /// Writes the low 16 bits of each lane.
+    ///
+    /// # Safety
+    /// `p` is valid for writes of LANES elements.
+    unsafe fn store_u16(self, p: *mut u16, x: Self::I);
+    /// Writes the low 16 bits of the first `n < LANES` lanes.
+    ///
+    /// # Safety
+    /// `p` is valid for writes of `n` elements.
+    unsafe fn store_u16_partial(self, p: *mut u16, x: Self::I, n: usize);
+    /// Reads LANES 32-bit integers.
+    ///
+    /// # Safety
+    /// `p` is valid for reads of LANES elements.
+    unsafe fn load_i(self, p: *const i32) -> Self::I {
+        // SAFETY: same size and validity.
+        self.bits(unsafe { self.load(p.cast()) })
+    }
+    /// Writes LANES 32-bit integers.
+    ///
+    /// # Safety
+    /// `p` is valid for writes of LANES elements.
+    unsafe fn store_i(self, p: *mut i32, x: Self::I) {
+        // SAFETY: same size and validity.
+        unsafe { self.store(p.cast(), self.of_bits(x)) }
+    }
+
+    /// a + b.
+    fn add(self, a: Self::F, b: Self::F) -> Self::F;
+    /// a - b.
+    fn sub(self, a: Self::F, b: Self::F) -> Self::F;
+    /// a * b.
+    fn mul(self, a: Self::F, b: Self::F) -> Self::F;
+    /// a / b.
+    fn div(self, a: Self::F, b: Self::F) -> Self::F;
+    /// The square root of a.
+    fn sqrt(self, a: Self::F) -> Self::F;
+    /// a * b + c, rounded once at every level (slow at the portable level).
+    fn fma(self, a: Self::F, b: Self::F, c: Self::F) -> Self::F;
+    /// a * b + c, rounded once or twice: for sums where tolerance, not bits, is the contract.
+    fn fast_fma(self, a: Self::F, b: Self::F, c: Self::F) -> Self::F;
+    /// a > b ? a : b (b when either is NaN).
+    fn max(self, a: Self::F, b: Self::F) -> Self::F;
+    /// a < b ? a : b (b when either is NaN).
+    fn min(self, a: Self::F, b: Self::F) -> Self::F;
+    /// Nearest integer, ties to even.
+    fn round(self, a: Self::F) -> Self::F;
+
+    /// The lanes' bits.
+    fn bits(self, a: Self::F) -> Self::I;
+    /// The floats with these bits.
+    fn of_bits(self, a: Self::I) -> Self::F;
+    /// Conversion to i32 of integral values in range.
+    fn to_i(self, a: Self::F) -> Self::I;
+    /// Conversion of i32 to f32, ties to even.
+    fn to_f(self, a: Self::I) -> Self::F;
+    /// a + b, wrapping.
+    fn add_i(self, a: Self::I, b: Self::I) -> Self::I;
+    /// a - b, wrapping.
+    fn sub_i(self, a: Self::I, b: Self::I) -> Self::I;
+    /// Low 32 bits of a * b.
+    fn mul_lo(self, a: Self::I, b: Self::I) -> Self::I;
+    /// High 32 bits of the unsigned product.
+    fn mul_hi_u(self, a: Self::I, b: Self::I) -> Self::I;
+    /// a & b.
+    fn and(self, a: Self::I, b: Self::I) -> Self::I;
+    /// a | b.
+    fn or(self, a: Self::I, b: Self::I) -> Self::I;
+    /// a ^ b.
+    fn xor(self, a: Self::I, b: Self::I) -> Self::I;
+    /// a << N.
+    fn shl<const N: u32>(self, a: Self::I) -> Self::I;
+    /// a >> N, filling with zeros.
+    fn shr<const N: u32>(self, a: Self::I) -> Self::I;
+
+    /// a < b; false when either is NaN.
+    fn lt(self, a: Self::F, b: Self::F) -> Self::M;
+    /// a <= b; false when either is NaN.
+    fn le(self, a: Self::F, b: Self::F) -> Self::M;
+    /// a > b, signed.
+    fn gt_i(self, a: Self::I, b: Self::I) -> Self::M;
+    /// a == b.
+    fn eq_i(self, a: Self::I, b: Self::I) -> Self::M;
+    /// m ? a : b.
+    fn select(self, m: Self::M, a: Self::F, b: Self::F) -> Self::F;
+    /// m ? a : b.
+    fn select_i(self, m: Self::M, a: Self::I, b: Self::I) -> Self::I;
+    /// One bit per lane, lane 0 lowest.
+    fn mask_bits(self, m: Self::M) -> u32;
+
+    /// f16 bits (low 16 of each lane) to f32.
+    fn f16_to_f32(self, a: Self::I) -> Self::F;
+    /// f32 to f16 bits in the low 16 of each lane, nearest even; the high 16 are 0.
+    fn f32_to_f16(self, a: Self::F) -> Self::I;
+
+    /// Sum of the lanes: halves are added until one lane is left, so the order is fixed for a level.
+    fn sum(self, a: Self::F) -> f32;
+    /// Largest lane; as [`Simd::max`] when a lane is NaN.
+    fn max_lane(self, a: Self::F) -> f32;
+
+    /// -a.
+    #[inline(always)]
+    fn neg(self, a: Self::F) -> Self::F {
+        self.of_bits(self.xor(self.bits(a), self.splat_i(i32::MIN)))
+    }
+    /// |a|.
+    #[inline(always)]
+    fn abs(self, a: Self::F) -> Self::F {
+        self.of_bits(self.and(self.bits(a), self.splat_i(i32::MAX)))
+    }
+    /// One bit per lane that is NaN or infinite.
+    #[inline(always)]
+    fn nonfinite_bits(self, a: Self::F) -> u32 {
+        let exponent = self.splat_i(0x7f80_0000);
+        self.mask_bits(self.eq_i(self.and(self.bits(a), exponent), exponent))
+    }
+    /// bf16 bits (low 16 of each lane) to f32.
+    #[inline(always)]
+    fn bf16_to_f32(self, a: Self::I) -> Self::F {
+        self.of_bits(self.shl::<16>(a))
+    }
+    /// f32 to bf16 bits in the low 16 of each lane, nearest even, as [`crate::dtype::bf16_bits_nearest_even`].
+    #[inline(always)]
+    fn f32_to_bf16(self, a: Self::F) -> Self::I {
+        let bits = self.bits(a);
+        let high = self.shr::<16>(bits);
+        let bias = self.add_i(self.splat_i(0x7fff), self.and(high, self.splat_i(1)));
+        let rounded = self.shr::<16>(self.add_i(bits, bias));
+        self.keep_nan(bits, high, rounded)
+    }
+    /// f32 to bf16 bits, nearest with ties away from zero, as [`crate::dtype::bf16_bits_nearest_away`].
+    #[inline(always)]
+    fn f32_to_bf16_away(self, a: Self::F) -> Self::I {
+        let bits = self.bits(a);
+        let rounded = self.shr::<16>(self.add_i(bits, self.splat_i(0x8000)));
+        self.keep_nan(bits, self.shr::<16>(bits), rounded)
+    }
+    /// `rounded`, or a quiet NaN made of `high` where `bits` is NaN.
+    #[inline(always)]
+    fn keep_nan(self, bits: Self::I, high: Self::I, rounded: Self::I) -> Self::I {
+        let magnitude = self.and(bits, self.splat_i(i32::MAX));
+        let nan = self.gt_i(magnitude, self.splat_i(0x7f80_0000));
+        self.select_i(nan, self.or(high, self.splat_i(0x0040)), rounded)
+    }
+}

@@ -1,0 +1,3 @@
+//! How a device runs a kernel.
+
+pub mod cpu;

@@ -1,0 +1,31 @@
+//! The operations. Each folder holds one: its contract (`mod.rs`), its oracle (`reference.rs`) and its fast version
+//! for the CPU (`cpu.rs`).
+
+use crate::backend::cpu::Cpu;
+use crate::view::Invalid;
+
+/// One call of an operation: its arguments as views and plain values.
+///
+/// The caller checks, lends a workspace of [`Op::workspace`] bytes, and runs; nothing else is needed, and nothing is
+/// allocated while it runs.
+pub trait Op {
+    /// Name in messages and traces.
+    const NAME: &'static str;
+
+    /// Checks dtypes, shapes, strides and overlap. Reads no element.
+    fn check(&self) -> Result<(), Invalid>;
+
+    /// Checks what only the elements can tell (token ids in range). A device that runs asynchronously skips it.
+    fn check_elements(&self) -> Result<(), Invalid> {
+        Ok(())
+    }
+
+    /// Bytes of workspace for a run with `workers` workers. Depends on nothing else but the shapes.
+    fn workspace(&self, workers: usize) -> usize {
+        let _ = workers;
+        0
+    }
+
+    /// Computes on the CPU. `check` and `check_elements` have passed.
+    fn cpu(&self, cpu: &Cpu<'_>);
+}

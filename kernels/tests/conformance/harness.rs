@@ -1,0 +1,253 @@
+//! Owned tensors with hostile layouts, the contexts to run on, and comparisons with the f64 reference.
+
+use scalert_kernels::backend::cpu::{Cpu, Inline, Level, Workers};
+use scalert_kernels::dtype::{DType, bf16, f16};
+use scalert_kernels::ops::Op;
+use scalert_kernels::view::View;
+
+/// SplitMix64: the tests' own generator.
+#[derive(Clone)]
+pub struct Rng(pub u64);
+
+impl Rng {
+    pub fn next_u64(&mut self) -> u64 {
+        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
+        let mut z = self.0;
+        z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+        z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+        z ^ (z >> 31)
+    }
+    /// Uniform in [0, 1).
+    pub fn uniform(&mut self) -> f64 {
+        (self.next_u64() >> 11) as f64 / (1u64 << 53) as f64
+    }
+    /// Standard normal.
+    pub fn normal(&mut self) -> f64 {
+        let (u, v) = (1.0 - self.uniform(), self.uniform());
+        (-2.0 * u.ln()).sqrt() * (std::f64::consts::TAU * v).cos()
+    }
+    pub fn below(&mut self, n: usize) -> usize {
+        (self.next_u64() % n as u64) as usize
+    }
+}
+
+/// An owned tensor. Rows may be padded and the data misaligned for vectors (aligned to the element only); every byte
+/// outside the elements is a guard that `assert_guards` checks.
+#[derive(Clone)]
+pub struct Tensor {
+    storage: Vec<u64>,
+    offset: usize,
+    dtype: DType,
+    shape: Vec<usize>,
+    stride: Vec<usize>,
+}
+
+const GUARD: u8 = 0xA5;
+
+impl Tensor {
+    /// Contiguous, filled with guard bytes.
+    pub fn new(dtype: DType, shape: &[usize]) -> Tensor {
+        Tensor::with_layout(dtype, shape, 0, 0)
+    }
+
+    /// Rows padded by `row_padding` elements, data `offset` elements past a 64-bit boundary.
+    pub fn with_layout(dtype: DType, shape: &[usize], row_padding: usize, offset: usize) -> Tensor {
+        let mut stride = vec![1; shape.len()];
+        for d in (0..shape.len().saturating_sub(1)).rev() {
+            let padding = if d + 2 == shape.len() { row_padding } else { 0 };
+            stride[d] = stride[d + 1] * (shape[d + 1] + padding).max(1);
+        }
+        let span: usize = shape.iter().zip(&stride).map(|(n, s)| n.saturating_sub(1) * s).sum::<usize>() + 1;
+        let bytes = (offset + span + row_padding + 16) * dtype.size();
+        let storage = vec![u64::from_ne_bytes([GUARD; 8]); bytes.div_ceil(8)];
+        Tensor { storage, offset: offset * dtype.size(), dtype, shape: shape.to_vec(), stride }
+    }
+
+    /// With values from `f(flat index)`, rounded to nearest even.
+    pub fn fill(mut self, mut f: impl FnMut(usize) -> f64) -> Tensor {
+        for i in 0..self.numel() {
+            self.set(i, f(i));
+        }
+        self
+    }
+    /// Standard normal values times `scale`.
+    pub fn normal(self, rng: &mut Rng, scale: f64) -> Tensor {
+        self.fill(|_| rng.normal() * scale)
+    }
+
+    pub fn numel(&self) -> usize {
+        self.shape.iter().product()
+    }
+    pub fn shape(&self) -> &[usize] {
+        &self.shape
+    }
+    pub fn dtype(&self) -> DType {
+        self.dtype
+    }
+
+    fn address(&self, mut i: usize) -> *mut u8 {
+        let mut element = 0;
+        for d in (0..self.shape.len()).rev() {
+            element += i % self.shape[d] * self.stride[d];
+            i /= self.shape[d];
+        }
+        // SAFETY: inside the storage by construction.
+        unsafe { (self.storage.as_ptr() as *mut u8).add(self.offset + element * self.dtype.size()) }
+    }
+
+    /// Element `i` in row-major order.
+    pub fn get(&self, i: usize) -> f64 {
+        let p = self.address(i);
+        // SAFETY: an element of the dtype.
+        unsafe {
+            match self.dtype {
+                DType::F32 => p.cast::<f32>().read_unaligned().into(),
+                DType::BF16 => p.cast::<bf16>().read_unaligned().into(),
+                DType::F16 => p.cast::<f16>().read_unaligned().into(),
+                DType::I32 => p.cast::<i32>().read_unaligned().into(),
+                DType::I64 => p.cast::<i64>().read_unaligned() as f64,
+            }
+        }
+    }
+
+    /// Sets element `i` to the nearest value.
+    pub fn set(&mut self, i: usize, x: f64) {
+        let p = self.address(i);
+        // SAFETY: an element of the dtype.
+        unsafe {
+            match self.dtype {
+                DType::F32 => p.cast::<f32>().write_unaligned(x as f32),
+                DType::BF16 => p.cast::<bf16>().write_unaligned(bf16::from_f32(x as f32)),
+                DType::F16 => p.cast::<f16>().write_unaligned(f16::from_f64(x)),
+                DType::I32 => p.cast::<i32>().write_unaligned(x as i32),
+                DType::I64 => p.cast::<i64>().write_unaligned(x as i64),
+            }
+        }
+    }
+
+    /// The bits of every element, row-major, zero-extended.
+    pub fn bits(&self) -> Vec<u64> {
+        (0..self.numel())
+            .map(|i| {
+                let mut bytes = [0u8; 8];
+                // SAFETY: size() bytes of an element.
+                unsafe { std::ptr::copy_nonoverlapping(self.address(i), bytes.as_mut_ptr(), self.dtype.size()) };
+                u64::from_le_bytes(bytes)
+            })
+            .collect()
+    }
+
+    /// All elements as f64, row-major.
+    pub fn values(&self) -> Vec<f64> {
+        (0..self.numel()).map(|i| self.get(i)).collect()
+    }
+
+    pub fn view(&self) -> View<'_> {
+        let data = (self.storage.as_ptr() as *mut u8).wrapping_add(self.offset);
+        // SAFETY: the storage holds every element; tests run one operation at a time on their tensors.
+        unsafe { View::new("tensor", data, self.dtype, &self.shape, &self.stride) }.unwrap()
+    }
+
+    /// Fails when a byte outside the elements was written.
+    pub fn assert_guards(&self, what: &str) {
+        // SAFETY: the storage as bytes.
+        let bytes = unsafe { std::slice::from_raw_parts(self.storage.as_ptr().cast::<u8>(), self.storage.len() * 8) };
+        let mut element = vec![false; bytes.len()];
+        for i in 0..self.numel() {
+            let at = self.address(i) as usize - bytes.as_ptr() as usize;
+            element[at..at + self.dtype.size()].fill(true);
+        }
+        for (at, byte) in bytes.iter().enumerate() {
+            assert!(element[at] || *byte == GUARD, "{what}: wrote outside the tensor, byte {at}");
+        }
+    }
+}
+
+/// Threads started for each run: slow and simple.
+pub struct Threads(pub usize);
+
+impl Workers for Threads {
+    fn count(&self) -> usize {
+        self.0
+    }
+    fn run(&self, n: usize, body: &(dyn Fn(usize) + Sync)) {
+        std::thread::scope(|scope| {
+            for i in 0..n {
+                scope.spawn(move || body(i));
+            }
+        });
+    }
+}
+
+/// The levels that this CPU has.
+pub fn levels() -> Vec<Level> {
+    Level::ALL.into_iter().filter(|l| l.is_available()).collect()
+}
+
+/// Checks and runs `op` at `level` with `threads` threads, on a workspace full of NaN.
+pub fn run_with<O: Op>(op: &O, level: Level, threads: usize) {
+    op.check().unwrap_or_else(|e| panic!("{}: {e}", O::NAME));
+    op.check_elements().unwrap_or_else(|e| panic!("{}: {e}", O::NAME));
+    let workers: &dyn Workers = if threads == 1 { &Inline } else { &Threads(threads) };
+    let bytes = op.workspace(threads);
+    let mut storage = vec![u64::MAX; bytes.div_ceil(8) + 8];
+    let skip = (storage.as_ptr() as usize).wrapping_neg() % Cpu::WORKSPACE_ALIGNMENT;
+    // SAFETY: the storage has 64 bytes more than asked for.
+    let workspace = unsafe { std::slice::from_raw_parts_mut(storage.as_mut_ptr().cast::<u8>().add(skip), bytes) };
+    op.cpu(&Cpu::new(level, workers, workspace));
+}
+
+/// Runs `op` with fresh outputs at every level with 1, 2 and 4 threads. `op` builds and runs it through the given
+/// closure and returns its outputs; the outputs of all thread counts must have the same bits. Returns the outputs of
+/// each level.
+pub fn run_everywhere(mut op: impl FnMut(Level, usize) -> Vec<Tensor>) -> Vec<(Level, Vec<Tensor>)> {
+    levels()
+        .into_iter()
+        .map(|level| {
+            let outputs = op(level, 1);
+            for threads in [2, 4] {
+                for (i, (one, many)) in outputs.iter().zip(op(level, threads)).enumerate() {
+                    assert!(one.bits() == many.bits(), "{}: output {i} differs on {threads} threads", level.name());
+                }
+            }
+            for (i, output) in outputs.iter().enumerate() {
+                output.assert_guards(&format!("{}: output {i}", level.name()));
+            }
+            (level, outputs)
+        })
+        .collect()
+}
+
+/// Relative rounding error of one store in this dtype.
+pub fn epsilon(dtype: DType) -> f64 {
+    match dtype {
+        DType::F32 => f64::from(f32::EPSILON) / 2.0,
+        DType::BF16 => 1.0 / 256.0,
+        DType::F16 => 1.0 / 2048.0,
+        _ => 0.0,
+    }
+}
+
+/// Requires |actual - expected| <= relative * |expected| + absolute, equal infinities, and NaN where NaN is expected.
+pub fn assert_close(what: &str, actual: &Tensor, expected: &[f64], relative: f64, absolute: f64) {
+    assert_eq!(actual.numel(), expected.len(), "{what}: sizes differ");
+    for (i, &e) in expected.iter().enumerate() {
+        let a = actual.get(i);
+        let same = (a.is_nan() && e.is_nan()) || a == e;
+        let close = (a - e).abs() <= relative * e.abs() + absolute;
+        // A value past the largest of the dtype is stored as infinity.
+        let overflow = a.is_infinite()
+            && a.signum() == e.signum()
+            && e.abs() > if actual.dtype() == DType::F16 { 65504.0 } else { 3.38e38 };
+        assert!(same || close || overflow, "{what}: element {i} is {a}, expected {e}");
+    }
+}
+
+/// Central difference of the scalar function `f` at `x[i]`.
+pub fn central_difference(x: &[f64], i: usize, step: f64, f: impl Fn(&[f64]) -> f64) -> f64 {
+    let mut probe = x.to_vec();
+    probe[i] = x[i] + step;
+    let up = f(&probe);
+    probe[i] = x[i] - step;
+    (up - f(&probe)) / (2.0 * step)
+}
