@@ -113,8 +113,7 @@ scalert_status_t scalert_device_count(scalert_device_kind_t kind, uint32_t *coun
 /* Describes one device. The caller sets out->struct_size. [thread-safe] [sync] */
 scalert_status_t scalert_device_describe(scalert_device_kind_t kind, int32_t ordinal, scalert_device_info_t *out);
 
-/* ---- hooks: the host's allocator, threads and log ------------------------------------------------------------------
- */
+/* ---- hooks: the host's allocator, threads and log --------------------------------------------------------------- */
 
 /* Memory tiers. On the CPU device DEVICE is host memory as well, with a budget of its own. */
 typedef int32_t scalert_tier_t;
@@ -215,8 +214,7 @@ typedef struct scalert_memory_report {
 /* What the ledger holds now, and the most it ever held. The caller sets out->struct_size. [thread-safe] [sync] */
 scalert_status_t scalert_runtime_memory(const scalert_runtime_t *runtime, scalert_memory_report_t *out);
 
-/* ---- streams and events -------------------------------------------------------------------------------------------
- */
+/* ---- streams and events ----------------------------------------------------------------------------------------- */
 
 /* An order of work on a device, with the scratch memory ("workspace") of the operations enqueued on it. */
 typedef struct scalert_stream scalert_stream_t;
@@ -252,8 +250,7 @@ scalert_status_t scalert_event_query(const scalert_event_t *event, uint8_t *comp
 /* Blocks until the event completes. [thread-safe] [sync] */
 scalert_status_t scalert_event_wait(const scalert_event_t *event);
 
-/* ---- arenas: memory for the host's activations, inside the budgets --------------------------------------------------
- */
+/* ---- arenas: memory for the host's activations, inside the budgets ---------------------------------------------- */
 
 /* One block of a tier, allocated at once and handed out in order; freed in the opposite order by rewinding. */
 typedef struct scalert_arena scalert_arena_t;
@@ -310,8 +307,7 @@ scalert_status_t scalert_tensor_to_dlpack(const scalert_runtime_t *runtime, cons
                                           uint8_t read_only, void *owner, void (*release)(void *owner),
                                           struct DLManagedTensorVersioned **out);
 
-/* ---- operations: moving and filling ---------------------------------------------------------------------------------
- */
+/* ---- operations: moving and filling ----------------------------------------------------------------------------- */
 
 /* Randomness is a pure function of this key and of an element's index in row-major order (Philox4x32-10, Salmon et al.
  * 2011): it depends neither on threads and launch shapes nor on recomputation. */
@@ -389,8 +385,7 @@ scalert_status_t scalert_exact_sum(scalert_stream_t *stream, const scalert_tenso
  * SCALERT_EXACT_SUM_LIMBS; nonfinite may be NULL. [thread-safe] [sync] */
 scalert_status_t scalert_exact_sum_read(const int64_t *limbs, double *sum, uint64_t *nonfinite);
 
-/* ---- operations: matrix product -------------------------------------------------------------------------------------
- */
+/* ---- operations: matrix product --------------------------------------------------------------------------------- */
 
 typedef int32_t scalert_activation_t;
 #define SCALERT_ACTIVATION_NONE 0
@@ -429,8 +424,7 @@ scalert_status_t scalert_gemm(scalert_stream_t *stream, uint8_t transpose_a, uin
 scalert_status_t scalert_bias_gradient(scalert_stream_t *stream, const scalert_tensor_t *dy, uint8_t accumulate,
                                        const scalert_tensor_t *dbias);
 
-/* ---- operations: embedding ------------------------------------------------------------------------------------------
- */
+/* ---- operations: embedding -------------------------------------------------------------------------------------- */
 
 /* y[.., i, :] = token_table[tokens[.., i]] + position_table[i].
  *   tokens [.., t] I32; token_table [v, c] float; position_table [p, c], p >= t, or NULL; y [.., t, c]; one float
@@ -447,8 +441,7 @@ scalert_status_t scalert_embedding_backward(scalert_stream_t *stream, const scal
                                             const scalert_tensor_t *dtoken_table,
                                             const scalert_tensor_t *dposition_table);
 
-/* ---- operations: normalisation --------------------------------------------------------------------------------------
- */
+/* ---- operations: normalisation ---------------------------------------------------------------------------------- */
 
 /* y = (x - mean) * rstd * weight + bias over the last dimension, rstd = 1 / sqrt(variance + epsilon), population
  * variance. x, y [.., width] float, same dtype; y may be x. weight, bias [width], x's dtype or F32; NULL = 1 and 0.
@@ -477,8 +470,7 @@ scalert_status_t scalert_rms_norm_backward(scalert_stream_t *stream, const scale
                                            const scalert_tensor_t *rstd, uint8_t accumulate, const scalert_tensor_t *dx,
                                            const scalert_tensor_t *dweight);
 
-/* ---- operations: activations ----------------------------------------------------------------------------------------
- */
+/* ---- operations: activations ------------------------------------------------------------------------------------ */
 
 typedef int32_t scalert_gelu_t;
 #define SCALERT_GELU_TANH 0  /* 0.5 x (1 + tanh(sqrt(2 / pi) (x + 0.044715 x^3))) */
@@ -502,8 +494,7 @@ scalert_status_t scalert_swiglu_backward(scalert_stream_t *stream, const scalert
                                          const scalert_tensor_t *up, const scalert_tensor_t *dy,
                                          const scalert_tensor_t *dgate, const scalert_tensor_t *dup);
 
-/* ---- operations: attention ------------------------------------------------------------------------------------------
- */
+/* ---- operations: attention -------------------------------------------------------------------------------------- */
 
 typedef int32_t scalert_rotary_layout_t;
 #define SCALERT_ROTARY_HALVES 0      /* pairs (i, i + d / 2), as GPT-NeoX and Llama */
@@ -549,8 +540,7 @@ scalert_status_t scalert_attention_backward(scalert_stream_t *stream, const scal
                                             const scalert_tensor_t *dk, const scalert_tensor_t *dv,
                                             const scalert_attention_options_t *options);
 
-/* ---- operations: loss -----------------------------------------------------------------------------------------------
- */
+/* ---- operations: loss ------------------------------------------------------------------------------------------- */
 
 typedef struct scalert_cross_entropy_options {
     size_t struct_size;
@@ -640,8 +630,9 @@ typedef int32_t scalert_schedule_kind_t;
 #define SCALERT_SCHEDULE_COSINE 1              /* half a cosine from peak to floor at total_steps */
 #define SCALERT_SCHEDULE_LINEAR 2              /* a line from peak to floor at total_steps */
 #define SCALERT_SCHEDULE_INVERSE_SQUARE_ROOT 3 /* peak * sqrt(max(warmup_steps, 1) / step), not below floor */
-#define SCALERT_SCHEDULE_WARMUP_STABLE_DECAY 4 /* peak, then a line to floor over the last decay_steps of total_steps  \
-                                                */
+#define SCALERT_SCHEDULE_WARMUP_STABLE_DECAY                                                                           \
+    4 /* peak, then a line to floor over the last decay_steps of total_steps                                           \
+       */
 
 typedef struct scalert_schedule {
     size_t struct_size;
