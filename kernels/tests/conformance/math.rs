@@ -1,7 +1,8 @@
 //! The transcendental functions against f64, at every level.
 
 use crate::harness::levels;
-use scalert_kernels::backend::cpu::{Cpu, Inline, Kernel, Simd, math};
+use scalert_kernels::backend::cpu::{Cpu, Element, Inline, Kernel, Simd, math};
+use scalert_kernels::dtype::{bf16, bf16_bits_nearest_even, f16};
 use scalert_kernels::ops::gelu::reference;
 
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -160,6 +161,42 @@ fn zero_keeps_its_sign() {
             let mut y = [-0.0f32; 16];
             Cpu::new(level, &Inline, &mut []).dispatch(Apply { function, values: &mut y });
             assert!(y.iter().all(|y| y.to_bits() == (-0.0f32).to_bits()), "{function:?} of -0 lost its sign");
+        }
+    }
+}
+
+struct Round<'a, T> {
+    x: &'a [f32],
+    y: &'a mut [T],
+}
+
+impl<T: Element> Kernel for Round<'_, T> {
+    type Output = ();
+
+    #[inline(always)]
+    fn run<S: Simd>(self, s: S) {
+        for (x, y) in self.x.chunks_exact(S::LANES).zip(self.y.chunks_exact_mut(S::LANES)) {
+            // SAFETY: both chunks have LANES elements.
+            unsafe { T::store(s, y.as_mut_ptr(), s.load(x.as_ptr())) };
+        }
+    }
+}
+
+#[test]
+fn vectors_round_as_scalars_do() {
+    // The second stride meets every tie of bf16, even and odd.
+    let mut x: Vec<f32> = (0..=u32::MAX).step_by(809).map(f32::from_bits).collect();
+    x.extend((0..=u32::MAX).step_by(1 << 15).map(f32::from_bits));
+    x.truncate(x.len() / 16 * 16);
+    let mut bfloats = vec![bf16::ZERO; x.len()];
+    let mut halves = vec![f16::ZERO; x.len()];
+    for level in levels() {
+        Cpu::new(level, &Inline, &mut []).dispatch(Round { x: &x, y: &mut bfloats });
+        Cpu::new(level, &Inline, &mut []).dispatch(Round { x: &x, y: &mut halves });
+        for ((x, b), h) in x.iter().zip(&bfloats).zip(&halves) {
+            assert_eq!(b.to_bits(), bf16_bits_nearest_even(x.to_bits()), "{} bf16 of {x:e}", level.name());
+            let same = h.to_bits() == f16::from_f32(*x).to_bits() || (h.is_nan() && x.is_nan());
+            assert!(same, "{} f16 of {x:e} is {h:e}", level.name());
         }
     }
 }
