@@ -12,6 +12,7 @@ mod level;
 pub mod math;
 mod portable;
 mod simd;
+pub(crate) mod span;
 
 pub use element::Element;
 pub use level::{Kernel, Level};
