@@ -1,6 +1,11 @@
 //! The operations. Each folder holds one: its contract (`mod.rs`), its oracle (`reference.rs`) and its fast version
 //! for the CPU (`cpu.rs`).
 
+pub mod add;
+pub mod cross_entropy;
+pub mod gelu;
+pub mod swiglu;
+
 use crate::backend::cpu::Cpu;
 use crate::view::Invalid;
 
