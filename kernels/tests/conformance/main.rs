@@ -2,5 +2,6 @@
 #![allow(missing_docs, unreachable_pub, clippy::undocumented_unsafe_blocks)]
 
 mod gelu;
+mod gemm;
 mod harness;
 mod math;

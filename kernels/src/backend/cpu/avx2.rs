@@ -1,7 +1,7 @@
 //! AVX2 with FMA and F16C: eight lanes.
 #![cfg(target_arch = "x86_64")]
 
-use super::simd::Simd;
+use super::simd::{MOST_LANES, Simd};
 use std::arch::x86_64::*;
 
 /// Eight lanes of AVX2, FMA and F16C.
@@ -148,24 +148,28 @@ impl Simd for Avx2 {
     }
 
     #[inline(always)]
-    fn transpose(self, load: impl Fn(usize) -> __m256, mut store: impl FnMut(usize, __m256)) {
+    fn transpose(self, rows: &mut [__m256; MOST_LANES]) {
         // SAFETY: as for the methods above.
         unsafe {
-            // columns[c][g], 128-bit lane l: rows 4g to 4g + 3 of column 4l + c.
-            let mut columns = [[_mm256_setzero_ps(); 2]; 4];
-            for g in 0..2 {
-                let (r0, r1, r2, r3) = (load(4 * g), load(4 * g + 1), load(4 * g + 2), load(4 * g + 3));
-                let (low01, high01) = (_mm256_unpacklo_ps(r0, r1), _mm256_unpackhi_ps(r0, r1));
-                let (low23, high23) = (_mm256_unpacklo_ps(r2, r3), _mm256_unpackhi_ps(r2, r3));
-                let pd = |x| _mm256_castps_pd(x);
-                columns[0][g] = _mm256_castpd_ps(_mm256_unpacklo_pd(pd(low01), pd(low23)));
-                columns[1][g] = _mm256_castpd_ps(_mm256_unpackhi_pd(pd(low01), pd(low23)));
-                columns[2][g] = _mm256_castpd_ps(_mm256_unpacklo_pd(pd(high01), pd(high23)));
-                columns[3][g] = _mm256_castpd_ps(_mm256_unpackhi_pd(pd(high01), pd(high23)));
+            // groups[g][c], 128-bit lane l: rows 4g to 4g + 3 of column 4l + c.
+            let mut groups = [[_mm256_setzero_ps(); 4]; 2];
+            for (g, columns) in groups.iter_mut().enumerate() {
+                let (r0, r1, r2, r3) = (rows[4 * g], rows[4 * g + 1], rows[4 * g + 2], rows[4 * g + 3]);
+                let low01 = _mm256_castps_pd(_mm256_unpacklo_ps(r0, r1));
+                let high01 = _mm256_castps_pd(_mm256_unpackhi_ps(r0, r1));
+                let low23 = _mm256_castps_pd(_mm256_unpacklo_ps(r2, r3));
+                let high23 = _mm256_castps_pd(_mm256_unpackhi_ps(r2, r3));
+                *columns = [
+                    _mm256_castpd_ps(_mm256_unpacklo_pd(low01, low23)),
+                    _mm256_castpd_ps(_mm256_unpackhi_pd(low01, low23)),
+                    _mm256_castpd_ps(_mm256_unpacklo_pd(high01, high23)),
+                    _mm256_castpd_ps(_mm256_unpackhi_pd(high01, high23)),
+                ];
             }
-            for (c, [u0, u1]) in columns.into_iter().enumerate() {
-                store(c, _mm256_permute2f128_ps::<0x20>(u0, u1));
-                store(4 + c, _mm256_permute2f128_ps::<0x31>(u0, u1));
+            for c in 0..4 {
+                let (u0, u1) = (groups[0][c], groups[1][c]);
+                rows[c] = _mm256_permute2f128_ps::<0x20>(u0, u1);
+                rows[4 + c] = _mm256_permute2f128_ps::<0x31>(u0, u1);
             }
         }
     }

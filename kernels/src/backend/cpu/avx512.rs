@@ -1,7 +1,7 @@
 //! AVX-512 F, BW, DQ and VL: sixteen lanes.
 #![cfg(target_arch = "x86_64")]
 
-use super::simd::{Simd, widening_dot_bf16};
+use super::simd::{MOST_LANES, Simd, widening_dot_bf16};
 use std::arch::x86_64::*;
 
 /// Sixteen lanes of AVX-512; `DOT_BF16` when the code is also compiled for AVX512-BF16.
@@ -153,28 +153,32 @@ impl<const DOT_BF16: bool> Simd for Avx512<DOT_BF16> {
     }
 
     #[inline(always)]
-    fn transpose(self, load: impl Fn(usize) -> __m512, mut store: impl FnMut(usize, __m512)) {
+    fn transpose(self, rows: &mut [__m512; MOST_LANES]) {
         // SAFETY: as for the methods above.
         unsafe {
-            // columns[c][g], 128-bit lane l: rows 4g to 4g + 3 of column 4l + c.
-            let mut columns = [[_mm512_setzero_ps(); 4]; 4];
-            for g in 0..4 {
-                let (r0, r1, r2, r3) = (load(4 * g), load(4 * g + 1), load(4 * g + 2), load(4 * g + 3));
-                let (low01, high01) = (_mm512_unpacklo_ps(r0, r1), _mm512_unpackhi_ps(r0, r1));
-                let (low23, high23) = (_mm512_unpacklo_ps(r2, r3), _mm512_unpackhi_ps(r2, r3));
-                let pd = |x| _mm512_castps_pd(x);
-                columns[0][g] = _mm512_castpd_ps(_mm512_unpacklo_pd(pd(low01), pd(low23)));
-                columns[1][g] = _mm512_castpd_ps(_mm512_unpackhi_pd(pd(low01), pd(low23)));
-                columns[2][g] = _mm512_castpd_ps(_mm512_unpacklo_pd(pd(high01), pd(high23)));
-                columns[3][g] = _mm512_castpd_ps(_mm512_unpackhi_pd(pd(high01), pd(high23)));
+            // groups[g][c], 128-bit lane l: rows 4g to 4g + 3 of column 4l + c.
+            let mut groups = [[_mm512_setzero_ps(); 4]; 4];
+            for (g, columns) in groups.iter_mut().enumerate() {
+                let (r0, r1, r2, r3) = (rows[4 * g], rows[4 * g + 1], rows[4 * g + 2], rows[4 * g + 3]);
+                let low01 = _mm512_castps_pd(_mm512_unpacklo_ps(r0, r1));
+                let high01 = _mm512_castps_pd(_mm512_unpackhi_ps(r0, r1));
+                let low23 = _mm512_castps_pd(_mm512_unpacklo_ps(r2, r3));
+                let high23 = _mm512_castps_pd(_mm512_unpackhi_ps(r2, r3));
+                *columns = [
+                    _mm512_castpd_ps(_mm512_unpacklo_pd(low01, low23)),
+                    _mm512_castpd_ps(_mm512_unpackhi_pd(low01, low23)),
+                    _mm512_castpd_ps(_mm512_unpacklo_pd(high01, high23)),
+                    _mm512_castpd_ps(_mm512_unpackhi_pd(high01, high23)),
+                ];
             }
-            for (c, [u0, u1, u2, u3]) in columns.into_iter().enumerate() {
+            for c in 0..4 {
+                let (u0, u1, u2, u3) = (groups[0][c], groups[1][c], groups[2][c], groups[3][c]);
                 let (even01, even23) = (_mm512_shuffle_f32x4::<0x88>(u0, u1), _mm512_shuffle_f32x4::<0x88>(u2, u3));
                 let (odd01, odd23) = (_mm512_shuffle_f32x4::<0xdd>(u0, u1), _mm512_shuffle_f32x4::<0xdd>(u2, u3));
-                store(c, _mm512_shuffle_f32x4::<0x88>(even01, even23));
-                store(4 + c, _mm512_shuffle_f32x4::<0x88>(odd01, odd23));
-                store(8 + c, _mm512_shuffle_f32x4::<0xdd>(even01, even23));
-                store(12 + c, _mm512_shuffle_f32x4::<0xdd>(odd01, odd23));
+                rows[c] = _mm512_shuffle_f32x4::<0x88>(even01, even23);
+                rows[4 + c] = _mm512_shuffle_f32x4::<0x88>(odd01, odd23);
+                rows[8 + c] = _mm512_shuffle_f32x4::<0xdd>(even01, even23);
+                rows[12 + c] = _mm512_shuffle_f32x4::<0xdd>(odd01, odd23);
             }
         }
     }

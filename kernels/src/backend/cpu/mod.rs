@@ -16,7 +16,7 @@ mod simd;
 pub use element::Element;
 pub use level::{Kernel, Level};
 pub use portable::Portable;
-pub use simd::Simd;
+pub use simd::{MOST_LANES, Simd};
 
 use std::sync::atomic::{AtomicUsize, Ordering};
 

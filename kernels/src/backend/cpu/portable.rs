@@ -1,6 +1,6 @@
 //! The level that every CPU has: arrays of eight lanes that the compiler may vectorise.
 
-use super::simd::Simd;
+use super::simd::{MOST_LANES, Simd};
 use crate::dtype::f16;
 use std::array::from_fn;
 
@@ -129,8 +129,8 @@ impl Simd for Portable {
     }
 
     #[inline(always)]
-    fn transpose(self, load: impl Fn(usize) -> [f32; N], mut store: impl FnMut(usize, [f32; N])) {
-        let rows: [[f32; N]; N] = from_fn(load);
-        (0..N).for_each(|column| store(column, from_fn(|row| rows[row][column])));
+    fn transpose(self, rows: &mut [[f32; N]; MOST_LANES]) {
+        let columns: [[f32; N]; N] = from_fn(|column| from_fn(|row| rows[row][column]));
+        rows[..N].copy_from_slice(&columns);
     }
 }

@@ -1,5 +1,8 @@
 //! One interface to the vector instructions of every level.
 
+/// Largest [`Simd::LANES`].
+pub const MOST_LANES: usize = 16;
+
 /// An instruction set: vectors of [`Simd::LANES`] 32-bit lanes.
 ///
 /// Every method is lane-wise and rounds as IEEE 754 says, so a kernel that uses only these methods (and no
@@ -155,8 +158,9 @@ pub trait Simd: Copy + Send + Sync + 'static {
     /// Largest lane; as [`Simd::max`] when a lane is NaN.
     fn max_lane(self, a: Self::F) -> f32;
 
-    /// Transposes a block of LANES rows of LANES lanes: `load(i)` gives row i, `store(j, x)` takes column j.
-    fn transpose(self, load: impl Fn(usize) -> Self::F, store: impl FnMut(usize, Self::F));
+    /// Transposes the block of the first LANES rows. (Not a matter of closures: those that are not inlined are compiled
+    /// without the level's instructions.)
+    fn transpose(self, rows: &mut [Self::F; MOST_LANES]);
 
     /// c + a0 * b0 + a1 * b1 in each lane, whose 32 bits are two bf16 of `a` and of `b`.
     ///

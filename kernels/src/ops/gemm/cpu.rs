@@ -145,7 +145,7 @@ impl Tiling {
     /// More workers get smaller rectangles; the bits of c do not depend on them.
     fn new(product: &Product, geometry: Geometry, workers: usize) -> Tiling {
         let side = |extent: usize, pieces: usize, unit: usize| extent.div_ceil(pieces).next_multiple_of(unit);
-        let (mut down, mut across) = (product.m.div_ceil(MOST_ROWS).max(1), product.n.div_ceil(MOST_COLUMNS).max(1));
+        let (mut down, mut across) = (product.m.div_ceil(MOST_ROWS), product.n.div_ceil(MOST_COLUMNS));
         let (mut rows, mut columns);
         loop {
             rows = side(product.m, down, geometry.rows);
@@ -174,6 +174,9 @@ impl Tiling {
 
 /// Enough for every level.
 pub(super) fn workspace(gemm: &Gemm<'_>, workers: usize) -> usize {
+    if gemm.c.numel() == 0 {
+        return 0;
+    }
     let product = Product::new(gemm);
     let words = Geometry::ALL.map(|geometry| Tiling::new(&product, geometry, workers).words());
     words.into_iter().max().unwrap_or(0) * size_of::<f32>() * workers
@@ -184,11 +187,14 @@ pub(super) fn workspace(gemm: &Gemm<'_>, workers: usize) -> usize {
 /// # Safety
 /// It is aligned to [`Cpu::WORKSPACE_ALIGNMENT`], has `workspace(gemm, cpu.workers())` bytes and no other user.
 pub(super) unsafe fn run(gemm: &Gemm<'_>, cpu: &Cpu<'_>, workspace: *mut u8) {
+    if gemm.c.numel() == 0 {
+        return;
+    }
     let product = Product::new(gemm);
     let geometry = cpu.dispatch(Ask);
     let tiling = Tiling::new(&product, geometry, cpu.workers());
-    let down = product.m.div_ceil(tiling.rows.max(1));
-    let across = product.n.div_ceil(tiling.columns.max(1));
+    let down = product.m.div_ceil(tiling.rows);
+    let across = product.n.div_ceil(tiling.columns);
     let scratch = workspace.cast();
     let task = Task { gemm, cpu, product: &product, geometry, tiling: &tiling, down, across, scratch };
     // SAFETY: parallel_for runs each index once and gives a worker's number to one body at a time.

@@ -129,11 +129,15 @@ impl<'a> Gemm<'a> {
     fn expect_batch(&self, argument: &'static str, input: &View<'_>) -> Result<(), Invalid> {
         let batch = &self.c.shape()[..self.c.ndim() - 2];
         let mine = &input.shape()[..input.ndim() - 2];
-        let fits = mine.is_empty() || mine.len() == batch.len() && mine.iter().zip(batch).all(|(x, y)| x == y || *x == 1);
+        let fits =
+            mine.is_empty() || mine.len() == batch.len() && mine.iter().zip(batch).all(|(x, y)| x == y || *x == 1);
         if fits {
             return Ok(());
         }
-        Err(Invalid::new(argument, format!("leading dimensions {mine:?} must be {batch:?}, those of c, or 1, or absent")))
+        Err(Invalid::new(
+            argument,
+            format!("leading dimensions {mine:?} must be {batch:?}, those of c, or 1, or absent"),
+        ))
     }
 }
 

@@ -2,7 +2,6 @@
 
 use super::pack::panel_words;
 use crate::backend::cpu::{Kernel, Simd};
-use std::array::from_fn;
 
 /// Rows and columns of the tile that a level keeps in registers.
 #[derive(Clone, Copy)]
@@ -119,7 +118,10 @@ impl<const PAIRS: bool> Multiply<PAIRS> {
         // SAFETY: the caller's promise.
         unsafe {
             for _ in 0..self.k {
-                let y: [S::F; VECTORS] = from_fn(|v| s.load(b.add(v * S::LANES)));
+                let mut y = [s.splat(0.0); VECTORS];
+                for (v, y) in y.iter_mut().enumerate() {
+                    *y = s.load(b.add(v * S::LANES));
+                }
                 for (r, sums) in tile.iter_mut().enumerate() {
                     let x = s.splat(*a.add(r));
                     for (sum, y) in sums.iter_mut().zip(y) {

@@ -3,7 +3,7 @@
 //! A *line* is a row of op(a) or a column of op(b). A panel holds a fixed number of lines; for each step along k it
 //! has one 32-bit word per line. A word is one f32, or two bf16 that are neighbours along k.
 
-use crate::backend::cpu::{Element, Kernel, Simd};
+use crate::backend::cpu::{Element, Kernel, MOST_LANES, Simd};
 use std::marker::PhantomData;
 
 /// How elements become words.
@@ -62,14 +62,23 @@ impl Word for Pair {
     }
     #[inline(always)]
     unsafe fn across<S: Simd>(s: S, p: *const u16, stride: usize, lines: usize, k: usize) -> S::F {
-        let load = |p: *const u16| {
-            // SAFETY: the caller's promise.
-            unsafe { if lines >= S::LANES { s.load_u16(p) } else { s.load_u16_partial(p, lines) } }
+        // SAFETY: the caller's promise.
+        let (low, high) = unsafe {
+            let low = half_words(s, p, lines);
+            (low, if k > 1 { half_words(s, p.add(stride), lines) } else { s.splat_i(0) })
         };
-        let low = load(p);
-        let high = if k > 1 { load(p.wrapping_add(stride)) } else { s.splat_i(0) };
         s.of_bits(s.or(low, s.shl::<16>(high)))
     }
+}
+
+/// `lines <= LANES` elements, each in the low half of a word.
+///
+/// # Safety
+/// `p` is valid for reads of `lines` elements.
+#[inline(always)]
+unsafe fn half_words<S: Simd>(s: S, p: *const u16, lines: usize) -> S::I {
+    // SAFETY: the caller's promise.
+    unsafe { if lines >= S::LANES { s.load_u16(p) } else { s.load_u16_partial(p, lines) } }
 }
 
 /// Packs `lines` lines of `k` elements into panels.
@@ -135,10 +144,14 @@ impl<W: Word> Pack<W> {
             // SAFETY: lines past the last repeat it, so every read is inside; panels hold whole blocks.
             unsafe {
                 let block = panel.add(k / W::ELEMENTS * self.panel_width);
-                s.transpose(
-                    |line| W::along(s, source.add(line.min(lines - 1) * self.stride + k), self.k - k),
-                    |step, words| s.store(block.add(step * self.panel_width), words),
-                );
+                let mut rows = [s.splat(0.0); MOST_LANES];
+                for (line, row) in rows.iter_mut().enumerate().take(S::LANES) {
+                    *row = W::along(s, source.add(line.min(lines - 1) * self.stride + k), self.k - k);
+                }
+                s.transpose(&mut rows);
+                for (step, &words) in rows.iter().enumerate().take(S::LANES) {
+                    s.store(block.add(step * self.panel_width), words);
+                }
             }
         }
     }
