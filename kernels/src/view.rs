@@ -163,6 +163,27 @@ impl<'a> View<'a> {
         unsafe { self.ptr::<T>().add(self.row_offset(row)) }
     }
 
+    /// Offset in elements of element `index`, counted in row-major order.
+    #[inline(always)]
+    pub fn element_offset(&self, mut index: usize) -> usize {
+        if self.ndim == 1 {
+            return index * self.stride[0];
+        }
+        let mut offset = 0;
+        for d in (0..self.ndim).rev() {
+            offset += index % self.shape[d] * self.stride[d];
+            index /= self.shape[d];
+        }
+        offset
+    }
+
+    /// Address of element `index`, counted in row-major order.
+    #[inline(always)]
+    pub fn element_ptr<T>(&self, index: usize) -> *mut T {
+        // SAFETY: an index below numel() lies inside the memory that `new` was promised.
+        unsafe { self.ptr::<T>().add(self.element_offset(index)) }
+    }
+
     /// Whether elements lie without gaps in row-major order.
     pub fn is_contiguous(&self) -> bool {
         let mut expected = 1;
