@@ -1,6 +1,7 @@
 //! Every operation against its f64 reference: all levels, 1, 2 and 4 threads, hostile inputs and layouts.
 #![allow(missing_docs, unreachable_pub, clippy::undocumented_unsafe_blocks)]
 
+mod bias_gradient;
 mod cross_entropy;
 mod gelu;
 mod gemm;

@@ -65,31 +65,6 @@ impl<T: Element> Kernel for Store<T> {
     }
 }
 
-/// Up to LANES elements of a row of pre_activation.
-#[derive(Clone, Copy)]
-struct Run<T> {
-    p: *mut T,
-    n: usize,
-}
-
-impl<T: Element> Run<T> {
-    /// # Safety
-    /// `n` elements can be read.
-    #[inline(always)]
-    unsafe fn load<S: Simd>(self, s: S) -> S::F {
-        // SAFETY: the caller's promise.
-        unsafe { if self.n >= S::LANES { T::load(s, self.p) } else { T::load_partial(s, self.p, self.n) } }
-    }
-
-    /// # Safety
-    /// `n` elements can be written.
-    #[inline(always)]
-    unsafe fn store<S: Simd>(self, s: S, x: S::F) {
-        // SAFETY: the caller's promise.
-        unsafe { if self.n >= S::LANES { T::store(s, self.p, x) } else { T::store_partial(s, self.p, x, self.n) } }
-    }
-}
-
 impl<T: Element> Store<T> {
     #[inline(always)]
     fn forward<S: Simd>(&self, s: S, kind: GeluKind) {
@@ -97,9 +72,9 @@ impl<T: Element> Store<T> {
             s,
             |product, _| product,
             |x, pre_activation| {
-                if let Some(p) = pre_activation {
+                if let Some((p, n)) = pre_activation {
                     // SAFETY: `rows` passes elements of the rectangle.
-                    unsafe { p.store(s, x) };
+                    unsafe { T::store_up_to(s, p, x, n) };
                 }
                 gelu(s, kind, x)
             },
@@ -112,21 +87,21 @@ impl<T: Element> Store<T> {
             s,
             |product, pre_activation| match pre_activation {
                 // SAFETY: `rows` passes elements of the rectangle.
-                Some(p) => s.mul(product, gelu_gradient(s, kind, unsafe { p.load(s) })),
+                Some((p, n)) => s.mul(product, gelu_gradient(s, kind, unsafe { T::load_up_to(s, p, n) })),
                 None => product,
             },
             |x, _| x,
         );
     }
 
-    /// Stores every row: `finish(first(alpha sum) + beta c + bias)`. Both functions are also given the elements of
-    /// pre_activation, if there is one.
+    /// Stores every row: `finish(first(alpha sum) + beta c + bias)`. Both functions are also given where the
+    /// pre-activations are, if there are any, and how many (more than LANES are LANES).
     #[inline(always)]
     fn rows<S: Simd>(
         &self,
         s: S,
-        first: impl Fn(S::F, Option<Run<T>>) -> S::F,
-        finish: impl Fn(S::F, Option<Run<T>>) -> S::F,
+        first: impl Fn(S::F, Option<(*mut T, usize)>) -> S::F,
+        finish: impl Fn(S::F, Option<(*mut T, usize)>) -> S::F,
     ) {
         let e = &self.epilogue;
         let Geometry { rows: tile_rows, columns: tile_columns, .. } = e.geometry;
@@ -141,17 +116,17 @@ impl<T: Element> Store<T> {
                 let pre_activation = e.pre_activation.map(row_of);
                 for column in (0..e.columns).step_by(S::LANES) {
                     let n = e.columns - column;
-                    let c = Run { p: c.add(column), n };
-                    let pre_activation = pre_activation.map(|p| Run { p: p.add(column), n });
+                    let c = c.add(column);
+                    let pre_activation = pre_activation.map(|p| (p.add(column), n));
                     let tile = column / tile_columns * (tile_rows - 1) * tile_columns;
                     let mut x = first(s.mul(alpha, s.load(sums.add(tile + column))), pre_activation);
                     if e.beta != 0.0 {
-                        x = s.fast_fma(beta, c.load(s), x);
+                        x = s.fast_fma(beta, T::load_up_to(s, c, n), x);
                     }
                     if let Some(bias) = e.bias {
                         x = s.add(x, s.load(bias.add(column)));
                     }
-                    c.store(s, finish(x, pre_activation));
+                    T::store_up_to(s, c, finish(x, pre_activation), n);
                 }
             }
         }
@@ -174,9 +149,7 @@ impl Kernel for Widen<'_> {
             // SAFETY: the view has `first + count` elements, and `to` has room for whole vectors.
             unsafe {
                 let from = self.view.ptr::<T>().add(self.first + i);
-                let n = self.count - i;
-                let x = if n >= S::LANES { T::load(s, from) } else { T::load_partial(s, from, n) };
-                s.store(self.to.add(i), x);
+                s.store(self.to.add(i), T::load_up_to(s, from, self.count - i));
             }
         });
     }

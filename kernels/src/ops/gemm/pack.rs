@@ -33,12 +33,12 @@ impl<T: Element> Word for Single<T> {
     #[inline(always)]
     unsafe fn along<S: Simd>(s: S, p: *const T, k: usize) -> S::F {
         // SAFETY: the caller's promise.
-        unsafe { if k >= S::LANES { T::load(s, p) } else { T::load_partial(s, p, k) } }
+        unsafe { T::load_up_to(s, p, k) }
     }
     #[inline(always)]
     unsafe fn across<S: Simd>(s: S, p: *const T, _stride: usize, lines: usize, _k: usize) -> S::F {
         // SAFETY: the caller's promise.
-        unsafe { if lines >= S::LANES { T::load(s, p) } else { T::load_partial(s, p, lines) } }
+        unsafe { T::load_up_to(s, p, lines) }
     }
 }
 
