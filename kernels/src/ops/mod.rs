@@ -2,8 +2,10 @@
 //! for the CPU (`cpu.rs`).
 
 pub mod add;
+pub mod bias_gradient;
 pub mod cross_entropy;
 pub mod gelu;
+pub mod gemm;
 pub mod swiglu;
 
 use crate::backend::cpu::Cpu;

@@ -2,8 +2,10 @@
 #![allow(missing_docs, unreachable_pub, clippy::undocumented_unsafe_blocks)]
 
 mod add;
+mod bias_gradient;
 mod cross_entropy;
 mod gelu;
+mod gemm;
 mod harness;
 mod math;
 mod swiglu;
