@@ -1,6 +1,9 @@
 //! The operations. Each folder holds one: its contract (`mod.rs`), its oracle (`reference.rs`) and its fast version
 //! for the CPU (`cpu.rs`).
 
+pub mod accumulate;
+pub mod exact_sum;
+
 use crate::backend::cpu::Cpu;
 use crate::view::Invalid;
 

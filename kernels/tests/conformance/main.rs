@@ -1,4 +1,6 @@
 //! Every operation against its f64 reference: all levels, 1, 2 and 4 threads, hostile inputs and layouts.
 #![allow(missing_docs, unreachable_pub, clippy::undocumented_unsafe_blocks)]
 
+mod accumulate;
+mod exact_sum;
 mod harness;
