@@ -261,6 +261,17 @@ impl<'a> View<'a> {
         Err(Invalid::new(argument, format!("dtype {} must be {}", self.dtype, names.join(" or "))))
     }
 
+    /// Requires the dtype and shape of `other`, the argument `name`.
+    pub fn expect_like(&self, argument: &'static str, other: &View<'_>, name: &str) -> Result<(), Invalid> {
+        if self.dtype != other.dtype {
+            return Err(Invalid::new(
+                argument,
+                format!("dtype {} must be {}, the dtype of {name}", self.dtype, other.dtype),
+            ));
+        }
+        self.expect_shape(argument, other.shape(), &format!("the shape of {name}"))
+    }
+
     /// Requires exactly `shape`; `why` says where the shape comes from, as in "the shape of x".
     pub fn expect_shape(&self, argument: &'static str, shape: &[usize], why: &str) -> Result<(), Invalid> {
         if self.shape() == shape {

@@ -3,6 +3,7 @@
 
 pub mod accumulate;
 pub mod exact_sum;
+pub mod gelu;
 
 use crate::backend::cpu::Cpu;
 use crate::view::Invalid;

@@ -3,4 +3,6 @@
 
 mod accumulate;
 mod exact_sum;
+mod gelu;
 mod harness;
+mod math;

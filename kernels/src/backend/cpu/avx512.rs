@@ -56,6 +56,7 @@ impl Simd for Avx512 {
         fn min(a: __m512, b: __m512) -> __m512 = _mm512_min_ps(a, b);
         fn round(a: __m512) -> __m512 =
             _mm512_roundscale_ps::<{ _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC }>(a);
+        fn scale(a: __m512, n: __m512) -> __m512 = _mm512_scalef_ps(a, n);
         fn bits(a: __m512) -> __m512i = _mm512_castps_si512(a);
         fn of_bits(a: __m512i) -> __m512 = _mm512_castsi512_ps(a);
         fn to_i(a: __m512) -> __m512i = _mm512_cvtps_epi32(a);

@@ -169,6 +169,14 @@ pub trait Simd: Copy + Send + Sync + 'static {
     /// Largest lane; as [`Simd::max`] when a lane is NaN.
     fn max_lane(self, a: Self::F) -> f32;
 
+    /// a * 2^n for integral n in -252..=254; NaN where a is NaN, whatever n. Denormal results may be rounded twice.
+    #[inline(always)]
+    fn scale(self, a: Self::F, n: Self::F) -> Self::F {
+        let half = self.round(self.mul(n, self.splat(0.5)));
+        let power = |k| self.of_bits(self.shl::<23>(self.add_i(k, self.splat_i(127))));
+        let (low, high) = (power(self.to_i(half)), power(self.to_i(self.sub(n, half))));
+        self.mul(self.mul(a, low), high)
+    }
     /// -a.
     #[inline(always)]
     fn neg(self, a: Self::F) -> Self::F {
