@@ -2,8 +2,12 @@
 //! for the CPU (`cpu.rs`).
 
 pub mod accumulate;
+pub mod adamw;
 pub mod exact_sum;
 pub mod gelu;
+pub mod lion;
+mod optimizer;
+pub mod sgd;
 
 use crate::backend::cpu::Cpu;
 use crate::view::Invalid;

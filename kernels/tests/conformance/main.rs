@@ -2,7 +2,11 @@
 #![allow(missing_docs, unreachable_pub, clippy::undocumented_unsafe_blocks)]
 
 mod accumulate;
+mod adamw;
 mod exact_sum;
 mod gelu;
 mod harness;
+mod lion;
 mod math;
+mod optimizer;
+mod sgd;

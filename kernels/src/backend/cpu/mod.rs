@@ -13,6 +13,7 @@ pub mod math;
 mod portable;
 mod simd;
 
+pub(crate) use element::Bf16Away;
 pub use element::Element;
 pub use level::{Kernel, Level};
 pub use portable::Portable;
