@@ -14,6 +14,7 @@ mod portable;
 mod simd;
 pub(crate) mod span;
 
+pub(crate) use element::Bf16Away;
 pub use element::Element;
 pub use level::{Kernel, Level};
 pub use portable::Portable;
