@@ -261,6 +261,17 @@ impl<'a> View<'a> {
         Err(Invalid::new(argument, format!("dtype {} must be {}", self.dtype, names.join(" or "))))
     }
 
+    /// Requires the dtype and shape of `other`, the argument `name`.
+    pub fn expect_like(&self, argument: &'static str, other: &View<'_>, name: &str) -> Result<(), Invalid> {
+        if self.dtype != other.dtype {
+            return Err(Invalid::new(
+                argument,
+                format!("dtype {} must be {}, the dtype of {name}", self.dtype, other.dtype),
+            ));
+        }
+        self.expect_shape(argument, other.shape(), &format!("the shape of {name}"))
+    }
+
     /// Requires exactly `shape`; `why` says where the shape comes from, as in "the shape of x".
     pub fn expect_shape(&self, argument: &'static str, shape: &[usize], why: &str) -> Result<(), Invalid> {
         if self.shape() == shape {
@@ -332,4 +343,20 @@ impl<'a> View<'a> {
     pub fn expect_same_or_apart(&self, argument: &'static str, other: &View<'_>, name: &str) -> Result<(), Invalid> {
         if self.is_same(other) { Ok(()) } else { self.expect_apart(argument, other, name) }
     }
+}
+
+/// The stretches of the row-major element indices `range` that lie in one row of `width` elements, in order:
+/// (row, first column, length).
+#[inline(always)]
+pub fn runs(width: usize, range: std::ops::Range<usize>) -> impl Iterator<Item = (usize, usize, usize)> {
+    let mut start = range.start;
+    std::iter::from_fn(move || {
+        if start >= range.end {
+            return None;
+        }
+        let (row, column) = (start / width, start % width);
+        let len = (width - column).min(range.end - start);
+        start += len;
+        Some((row, column, len))
+    })
 }
