@@ -2,7 +2,7 @@
 
 use crate::error::Result;
 use crate::runtime::Runtime;
-use crate::stream::Stream;
+use crate::stream::{Queue, Stream};
 
 /// A point in a stream. On the CPU device, work is done when its call returns: an event is always complete.
 pub struct Event {
@@ -17,8 +17,12 @@ impl Event {
 
     /// Completes when everything enqueued on `stream` so far is done.
     pub fn record(&self, stream: &Stream) -> Result<()> {
-        stream.wait()
+        self.record_in(&stream.begin()?);
+        Ok(())
     }
+
+    /// [`Event::record`] by a call that has taken the stream.
+    pub(crate) fn record_in(&self, _queue: &Queue<'_>) {}
 
     /// Whether it has completed or was never recorded.
     pub fn query(&self) -> Result<bool> {
