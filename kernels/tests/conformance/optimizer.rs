@@ -114,9 +114,9 @@ pub fn assert_trajectory(
     let mut p = start.clone();
     let mut m = vec![vec![0.0; n]; moments];
     for t in 1..=100 {
-        for i in 0..n {
+        for (i, p) in p.iter().enumerate() {
             let curvature = 10f64.powi((i % 5) as i32 - 3);
-            state.gradient.set(i, curvature * p[i] + 0.1 * rng.normal());
+            state.gradient.set(i, curvature * p + 0.1 * rng.normal());
         }
         apply(t, &state);
         reference(t, &state.gradient.values(), &mut p, &mut m);
