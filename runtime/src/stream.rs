@@ -26,10 +26,7 @@ struct Workspace {
 impl Stream {
     /// A stream of the runtime's device. Its workspace is empty at first.
     pub fn new(runtime: &Runtime) -> Result<Stream> {
-        Ok(Stream {
-            workspace: Exclusive::new("stream", Workspace { block: None }),
-            runtime: runtime.clone(),
-        })
+        Ok(Stream { workspace: Exclusive::new("stream", Workspace { block: None }), runtime: runtime.clone() })
     }
 
     /// Wraps the host's native stream; on the CPU device `native` must be null.

@@ -43,9 +43,8 @@ impl Memory {
                 let message = format!("the allocator hook {why}: {bytes} bytes of {tier}");
                 Error::new(Status::OutOfMemory, message).with_native(NativeDomain::HostCallback, 0)
             };
-            let memory = allocator
-                .alloc(bytes, Block::ALIGNMENT, tier, self.ordinal)
-                .ok_or_else(|| refused("returned NULL"))?;
+            let memory =
+                allocator.alloc(bytes, Block::ALIGNMENT, tier, self.ordinal).ok_or_else(|| refused("returned NULL"))?;
             if !memory.addr().get().is_multiple_of(Block::ALIGNMENT) {
                 // SAFETY: just allocated with these arguments.
                 unsafe { allocator.free(memory, bytes, Block::ALIGNMENT, tier, self.ordinal) };
@@ -135,7 +134,9 @@ impl Block {
         let mut blocks = Vec::with_capacity(charges.len());
         for (i, &charge) in charges.iter().enumerate() {
             let allocated = match usize::try_from(charge.bytes) {
-                Ok(0) => Ok((NonNull::without_provenance(Block::ALIGNMENT.try_into().expect("not zero")), Source::Nothing)),
+                Ok(0) => {
+                    Ok((NonNull::without_provenance(Block::ALIGNMENT.try_into().expect("not zero")), Source::Nothing))
+                }
                 Ok(bytes) => memory.allocate(tier, bytes, zeroed),
                 Err(_) => Err(Error::new(
                     Status::OutOfMemory,
@@ -179,10 +180,7 @@ impl Drop for Block {
                     hook.free(self.data, bytes, Block::ALIGNMENT, self.tier, self.memory.ordinal);
                 }
                 Source::Heap => {
-                    std::alloc::dealloc(
-                        self.data.as_ptr(),
-                        Layout::from_size_align_unchecked(bytes, Block::ALIGNMENT),
-                    );
+                    std::alloc::dealloc(self.data.as_ptr(), Layout::from_size_align_unchecked(bytes, Block::ALIGNMENT));
                 }
                 Source::Map => {
                     libc::munmap(self.data.as_ptr().cast(), bytes);

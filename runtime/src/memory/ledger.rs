@@ -34,18 +34,7 @@ impl TierReport {
         let [weights, master, moments, gradients, workspace, arena, other] = purposes;
         let used = purposes.iter().sum();
         // A charge under way on another thread may have reached the purpose before the peak.
-        TierReport {
-            limit,
-            used,
-            peak: peak.max(used),
-            weights,
-            master,
-            moments,
-            gradients,
-            workspace,
-            arena,
-            other,
-        }
+        TierReport { limit, used, peak: peak.max(used), weights, master, moments, gradients, workspace, arena, other }
     }
 }
 
@@ -185,10 +174,7 @@ mod tests {
             .charge(Tier::Device, &[charge(Purpose::Moments, 30), charge(Purpose::Other, 1)])
             .expect_err("31 bytes of 30");
         assert_eq!(error.status, Status::OutOfBudget);
-        assert_eq!(
-            error.message,
-            "needs 31 bytes of DEVICE; budget 100, used 70 (weights 30, arena 40), available 30"
-        );
+        assert_eq!(error.message, "needs 31 bytes of DEVICE; budget 100, used 70 (weights 30, arena 40), available 30");
         assert_eq!(ledger.report(), before);
         ledger.charge(Tier::Device, &[charge(Purpose::Moments, 30)]).unwrap();
         ledger.credit(Tier::Device, charge(Purpose::Arena, 40));

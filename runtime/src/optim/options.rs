@@ -150,13 +150,7 @@ pub struct LionOptions {
 
 impl LionOptions {
     /// The update of these tensors.
-    pub fn op<'a>(
-        &self,
-        gradient: View<'a>,
-        master: View<'a>,
-        moment: View<'a>,
-        weight: Option<View<'a>>,
-    ) -> Lion<'a> {
+    pub fn op<'a>(&self, gradient: View<'a>, master: View<'a>, moment: View<'a>, weight: Option<View<'a>>) -> Lion<'a> {
         Lion {
             gradient,
             gradient_scale: or(self.gradient_scale, 1.0),

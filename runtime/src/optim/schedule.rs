@@ -54,8 +54,7 @@ impl Schedule {
         if !(0.0..=peak).contains(&floor) {
             return Err(Error::invalid("floor", format!("{floor} must be 0 to the peak, {peak}")));
         }
-        let needs_total =
-            matches!(kind, ScheduleKind::Cosine | ScheduleKind::Linear | ScheduleKind::WarmupStableDecay);
+        let needs_total = matches!(kind, ScheduleKind::Cosine | ScheduleKind::Linear | ScheduleKind::WarmupStableDecay);
         if needs_total && total_steps == 0 {
             return Err(Error::invalid("total_steps", format!("0 must be more than 0 for {kind:?}")));
         }
@@ -95,9 +94,7 @@ impl Schedule {
                 floor + (peak - floor) * 0.5 * (1.0 + (std::f64::consts::PI * t).cos())
             }
             ScheduleKind::Linear => peak + (floor - peak) * progress(warmup_steps),
-            ScheduleKind::InverseSquareRoot => {
-                (peak * (warmup_steps.max(1) as f64 / step as f64).sqrt()).max(floor)
-            }
+            ScheduleKind::InverseSquareRoot => (peak * (warmup_steps.max(1) as f64 / step as f64).sqrt()).max(floor),
             ScheduleKind::WarmupStableDecay => {
                 let begin = total_steps - decay_steps;
                 if step <= begin { peak } else { peak + (floor - peak) * progress(begin) }

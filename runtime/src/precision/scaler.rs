@@ -98,12 +98,8 @@ impl Scaler {
             &format!("{minimum} to {maximum}"),
         )?;
         let scale = Block::new(runtime.memory(), Tier::Device, Purpose::Other, size_of::<f32>() as u64, true)?;
-        let scaler = Scaler {
-            desc,
-            counters: Exclusive::new("scaler", Counters::default()),
-            scale,
-            runtime: runtime.clone(),
-        };
+        let scaler =
+            Scaler { desc, counters: Exclusive::new("scaler", Counters::default()), scale, runtime: runtime.clone() };
         // SAFETY: the block is one f32, and no one else knows it yet.
         unsafe { scaler.scale.data().cast::<f32>().write(initial_scale) };
         Ok(scaler)

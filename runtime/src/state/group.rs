@@ -52,12 +52,7 @@ impl GroupDesc {
         }
         // SAFETY: a tensor without elements reaches no memory.
         let empty = unsafe { View::new("empty", std::ptr::null_mut(), DType::F32, &[0], &[1]) }?;
-        let buffers = Buffers {
-            gradient: empty,
-            master: empty,
-            moments: [Some(empty); 2],
-            weight: None,
-        };
+        let buffers = Buffers { gradient: empty, master: empty, moments: [Some(empty); 2], weight: None };
         self.update(&buffers, &Rates { learning_rate: 0.0, gradient_scale: 1.0, step: 1 }).check()?;
         Ok(())
     }
@@ -75,36 +70,27 @@ impl GroupDesc {
     fn update<'a>(&self, buffers: &Buffers<'a>, rates: &Rates) -> Update<'a> {
         let scale = if self.learning_rate_scale == 0.0 { 1.0 } else { self.learning_rate_scale };
         let learning_rate = rates.learning_rate * scale;
-        let Rates { gradient_scale, step, .. } = *rates;
+        // Set afterwards: in options 0 stands for 1, but a clip factor may come to 0.
+        let (gradient_scale, step) = (0.0, rates.step);
         let GroupDesc { beta1, beta2, epsilon, weight_decay, momentum, nesterov, .. } = *self;
         let Buffers { gradient, master, moments, weight } = *buffers;
         let moment = |i: usize| moments[i].expect("the group has the moments of its optimizer");
         match self.optimizer {
-            Optimizer::AdamW => Update::AdamW(
-                AdamWOptions { learning_rate, beta1, beta2, epsilon, weight_decay, gradient_scale, step }.op(
-                    gradient,
-                    master,
-                    moment(0),
-                    moment(1),
-                    weight,
-                ),
-            ),
-            Optimizer::Sgd => Update::Sgd(
-                SgdOptions { learning_rate, momentum, weight_decay, gradient_scale, step, nesterov }.op(
-                    gradient,
-                    master,
-                    moments[0].filter(|_| momentum != 0.0),
-                    weight,
-                ),
-            ),
-            Optimizer::Lion => Update::Lion(
-                LionOptions { learning_rate, beta1, beta2, weight_decay, gradient_scale }.op(
-                    gradient,
-                    master,
-                    moment(0),
-                    weight,
-                ),
-            ),
+            Optimizer::AdamW => {
+                let options = AdamWOptions { learning_rate, beta1, beta2, epsilon, weight_decay, gradient_scale, step };
+                let op = options.op(gradient, master, moment(0), moment(1), weight);
+                Update::AdamW(AdamW { gradient_scale: rates.gradient_scale, ..op })
+            }
+            Optimizer::Sgd => {
+                let options = SgdOptions { learning_rate, momentum, weight_decay, gradient_scale, step, nesterov };
+                let op = options.op(gradient, master, moments[0].filter(|_| momentum != 0.0), weight);
+                Update::Sgd(Sgd { gradient_scale: rates.gradient_scale, ..op })
+            }
+            Optimizer::Lion => {
+                let options = LionOptions { learning_rate, beta1, beta2, weight_decay, gradient_scale };
+                let op = options.op(gradient, master, moment(0), weight);
+                Update::Lion(Lion { gradient_scale: rates.gradient_scale, ..op })
+            }
         }
     }
 }
@@ -113,7 +99,7 @@ impl GroupDesc {
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Rates {
     pub(super) learning_rate: f32,
-    /// Multiplies gradients; not 0, which would be taken as 1.
+    /// Multiplies gradients.
     pub(super) gradient_scale: f32,
     pub(super) step: u64,
 }

@@ -2,7 +2,7 @@
 
 use super::layout::contiguous_strides;
 use scalert_kernels::dtype::DType;
-use std::ffi::CString;
+use std::ffi::CStr;
 use std::ops::Range;
 use std::sync::Arc;
 
@@ -36,7 +36,7 @@ impl Part {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ParameterInfo {
     /// Its name. The state holds it too: its bytes stay where they are while the state lives.
-    pub name: Arc<CString>,
+    pub name: Arc<CStr>,
     /// Its group.
     pub group: u32,
     /// Element type of its weight.
