@@ -282,6 +282,15 @@ unsafe fn block_sum<S: Simd, E: Element>(
     debug_assert!(n <= BLOCK && PARTIALS.is_multiple_of(S::LANES));
     let mut partial = Partials::new(s);
     let mut at = 0;
+    if n == BLOCK {
+        // Of fixed length, so that the compiler unrolls it.
+        while at < BLOCK {
+            // SAFETY: LANES divides BLOCK.
+            partial.add(s, at % PARTIALS, f(unsafe { E::load(s, x.add(at)) }), term);
+            at += S::LANES;
+        }
+        return partial.sum(s);
+    }
     while at + PARTIALS <= n {
         for lane in (0..PARTIALS).step_by(S::LANES) {
             // SAFETY: at + lane + LANES <= at + PARTIALS <= n.
@@ -324,11 +333,13 @@ impl<S: Simd> Partials<S> {
 
     #[inline(always)]
     fn sum(self, s: S) -> f64 {
-        let mut p = [0.0f64; 2 * PARTIALS];
-        // SAFETY: two vectors of at most sixteen lanes fit; the second is past the sums, or 8 lanes from 8 on.
+        let mut p = [0.0f64; PARTIALS];
+        // SAFETY: one vector of sixteen lanes fits, or two of eight.
         unsafe {
             s.store_d(p.as_mut_ptr(), self.0[0]);
-            s.store_d(p.as_mut_ptr().add(S::LANES), self.0[1]);
+            if S::LANES < PARTIALS {
+                s.store_d(p.as_mut_ptr().add(S::LANES), self.0[1]);
+            }
         }
         let a: [f64; 8] = std::array::from_fn(|j| p[j] + p[j + 8]);
         let b: [f64; 4] = std::array::from_fn(|j| a[j] + a[j + 4]);

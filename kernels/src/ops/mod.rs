@@ -3,11 +3,15 @@
 
 pub mod accumulate;
 pub mod adamw;
+pub mod add;
+pub mod cross_entropy;
 pub mod exact_sum;
+pub mod gelu;
 pub mod gelu;
 pub mod lion;
 mod optimizer;
 pub mod sgd;
+pub mod swiglu;
 
 use crate::backend::cpu::Cpu;
 use crate::view::Invalid;

@@ -3,6 +3,8 @@
 
 mod accumulate;
 mod adamw;
+mod add;
+mod cross_entropy;
 mod exact_sum;
 mod gelu;
 mod harness;
@@ -10,3 +12,4 @@ mod lion;
 mod math;
 mod optimizer;
 mod sgd;
+mod swiglu;

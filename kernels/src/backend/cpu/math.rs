@@ -30,6 +30,12 @@ pub fn exp<S: Simd>(s: S, x: S::F) -> S::F {
     exp_in_range(s, s.min(s.splat(89.0), s.max(s.splat(-105.0), x)))
 }
 
+/// [`exp`] of x <= 0, as in a softmax.
+#[inline(always)]
+pub fn exp_nonpositive<S: Simd>(s: S, x: S::F) -> S::F {
+    exp_in_range(s, s.max(s.splat(-105.0), x))
+}
+
 /// [`exp`] of x in -160..=89 or NaN.
 ///
 /// x = n ln 2 + r, |r| <= ln 2 / 2; e^r by a polynomial of degree 6 (relative error 4e-9).

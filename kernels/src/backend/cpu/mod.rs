@@ -12,6 +12,7 @@ mod level;
 pub mod math;
 mod portable;
 mod simd;
+pub(crate) mod span;
 
 pub(crate) use element::Bf16Away;
 pub use element::Element;
