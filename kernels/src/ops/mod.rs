@@ -5,6 +5,7 @@ pub mod bias_gradient;
 pub mod cross_entropy;
 pub mod gelu;
 pub mod gemm;
+pub mod linear_cross_entropy;
 
 use crate::backend::cpu::Cpu;
 use crate::view::Invalid;

@@ -6,4 +6,5 @@ mod cross_entropy;
 mod gelu;
 mod gemm;
 mod harness;
+mod linear_cross_entropy;
 mod math;
