@@ -9,6 +9,7 @@ pub mod cross_entropy;
 pub mod exact_sum;
 pub mod gelu;
 pub mod gemm;
+pub mod linear_cross_entropy;
 pub mod lion;
 mod optimizer;
 pub mod sgd;

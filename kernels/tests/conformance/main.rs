@@ -10,6 +10,7 @@ mod exact_sum;
 mod gelu;
 mod gemm;
 mod harness;
+mod linear_cross_entropy;
 mod lion;
 mod math;
 mod optimizer;
