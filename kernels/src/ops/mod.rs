@@ -4,6 +4,8 @@
 pub mod add;
 pub mod cross_entropy;
 pub mod gelu;
+pub mod layer_norm;
+pub mod rms_norm;
 pub mod swiglu;
 
 use crate::backend::cpu::Cpu;

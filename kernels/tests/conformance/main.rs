@@ -5,5 +5,7 @@ mod add;
 mod cross_entropy;
 mod gelu;
 mod harness;
+mod layer_norm;
 mod math;
+mod rms_norm;
 mod swiglu;
