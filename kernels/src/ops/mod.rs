@@ -7,11 +7,11 @@ pub mod add;
 pub mod cross_entropy;
 pub mod exact_sum;
 pub mod gelu;
-pub mod gelu;
 pub mod lion;
 mod optimizer;
 pub mod sgd;
 pub mod swiglu;
+pub mod write_back;
 
 use crate::backend::cpu::Cpu;
 use crate::view::Invalid;

@@ -13,3 +13,4 @@ mod math;
 mod optimizer;
 mod sgd;
 mod swiglu;
+mod write_back;
