@@ -16,6 +16,7 @@ mod optimizer;
 pub mod rms_norm;
 pub mod sgd;
 pub mod swiglu;
+pub mod write_back;
 
 use crate::backend::cpu::Cpu;
 use crate::view::Invalid;

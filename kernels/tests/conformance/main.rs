@@ -18,3 +18,4 @@ mod optimizer;
 mod rms_norm;
 mod sgd;
 mod swiglu;
+mod write_back;
