@@ -189,18 +189,15 @@ impl<'a, T> Values<'a, T> {
     }
 }
 
-/// A NUL-terminated UTF-8 string.
+/// A NUL-terminated string.
 pub enum Text {}
 
 impl Argument for Text {
     type Raw = *const c_char;
-    type Value<'a> = &'a str;
-    unsafe fn accept<'a>(name: &'static str, raw: *const c_char) -> Result<&'a str, Error> {
+    type Value<'a> = &'a CStr;
+    unsafe fn accept<'a>(name: &'static str, raw: *const c_char) -> Result<&'a CStr, Error> {
         expect_pointer(name, raw)?;
         // SAFETY: checked, and NUL-terminated by the caller's promise.
-        let text = unsafe { CStr::from_ptr(raw) };
-        text.to_str().map_err(|e| {
-            Error::invalid(name, format_args!("byte {} is not UTF-8, which it must be", e.valid_up_to()))
-        })
+        Ok(unsafe { CStr::from_ptr(raw) })
     }
 }

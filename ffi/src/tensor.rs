@@ -106,9 +106,8 @@ impl From<&View<'_>> for Tensor {
 }
 
 /// The extents that a function gets as `ndim` and `shape`.
-pub(crate) fn shape_arguments(ndim: i32, shape: Values<'_, i64>) -> Result<(usize, [usize; MAX_DIMS]), Error> {
-    let ndim = dimensions("ndim", "", ndim)?;
-    Ok((ndim, extents("shape", "shape", shape.first(ndim)?)?))
+pub(crate) fn shape_arguments<'a>(ndim: i32, shape: Values<'a, i64>) -> Result<&'a [i64], Error> {
+    shape.first(dimensions("ndim", "", ndim)?)
 }
 
 export! {
@@ -120,8 +119,9 @@ export! {
         shape: Many<i64>,
         out: Out<Tensor>,
     ) {
-        let (ndim, shape) = shape_arguments(ndim, shape)?;
-        let shape = &shape[..ndim];
+        let shape = shape_arguments(ndim, shape)?;
+        let ndim = shape.len();
+        let shape = &extents("shape", "shape", shape)?[..ndim];
         // SAFETY: nothing is read or written through this view; it only checks the description.
         let view = unsafe { View::new("data", data.cast(), dtype, shape, &contiguous_strides(shape)[..ndim])? };
         out.write(Tensor::from(&view));
