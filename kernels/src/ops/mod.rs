@@ -4,6 +4,7 @@
 pub mod accumulate;
 pub mod adamw;
 pub mod add;
+pub mod bias_gradient;
 pub mod cross_entropy;
 pub mod exact_sum;
 pub mod gelu;
@@ -12,6 +13,7 @@ pub mod lion;
 mod optimizer;
 pub mod sgd;
 pub mod swiglu;
+pub mod gemm;
 
 use crate::backend::cpu::Cpu;
 use crate::view::Invalid;

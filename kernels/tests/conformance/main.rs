@@ -4,9 +4,11 @@
 mod accumulate;
 mod adamw;
 mod add;
+mod bias_gradient;
 mod cross_entropy;
 mod exact_sum;
 mod gelu;
+mod gemm;
 mod harness;
 mod lion;
 mod math;
