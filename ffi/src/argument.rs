@@ -35,7 +35,7 @@ macro_rules! plain {
         $(impl Argument for $type {
             type Raw = $type;
             type Value<'a> = $type;
-            unsafe fn accept<'a>(_name: &'static str, raw: $type) -> Result<$type, Error> {
+            unsafe fn accept<'a>(_name: &'static str, raw: $type) -> Result<Self::Value<'a>, Error> {
                 Ok(raw)
             }
         })*
@@ -77,7 +77,7 @@ pub enum Flag {}
 impl Argument for Flag {
     type Raw = u8;
     type Value<'a> = bool;
-    unsafe fn accept<'a>(name: &'static str, raw: u8) -> Result<bool, Error> {
+    unsafe fn accept<'a>(name: &'static str, raw: u8) -> Result<Self::Value<'a>, Error> {
         boolean(name, raw)
     }
 }
@@ -88,7 +88,7 @@ pub struct Enum<E>(PhantomData<E>);
 impl<E: CEnum> Argument for Enum<E> {
     type Raw = i32;
     type Value<'a> = E;
-    unsafe fn accept<'a>(name: &'static str, raw: i32) -> Result<E, Error> {
+    unsafe fn accept<'a>(name: &'static str, raw: i32) -> Result<Self::Value<'a>, Error> {
         enumeration(name, raw)
     }
 }
@@ -129,7 +129,7 @@ pub struct Out<T>(PhantomData<T>);
 impl<T: Copy + 'static> Argument for Out<T> {
     type Raw = *mut T;
     type Value<'a> = OutValue<T>;
-    unsafe fn accept<'a>(name: &'static str, raw: *mut T) -> Result<OutValue<T>, Error> {
+    unsafe fn accept<'a>(name: &'static str, raw: *mut T) -> Result<Self::Value<'a>, Error> {
         expect_pointer(name, raw)?;
         Ok(OutValue(raw))
     }
@@ -165,7 +165,7 @@ pub struct Many<T>(PhantomData<T>);
 impl<T: Copy + 'static> Argument for Many<T> {
     type Raw = *const T;
     type Value<'a> = Values<'a, T>;
-    unsafe fn accept<'a>(name: &'static str, raw: *const T) -> Result<Values<'a, T>, Error> {
+    unsafe fn accept<'a>(name: &'static str, raw: *const T) -> Result<Self::Value<'a>, Error> {
         Ok(Values { name, raw, borrow: PhantomData })
     }
 }
@@ -195,7 +195,7 @@ pub enum Text {}
 impl Argument for Text {
     type Raw = *const c_char;
     type Value<'a> = &'a CStr;
-    unsafe fn accept<'a>(name: &'static str, raw: *const c_char) -> Result<&'a CStr, Error> {
+    unsafe fn accept<'a>(name: &'static str, raw: *const c_char) -> Result<Self::Value<'a>, Error> {
         expect_pointer(name, raw)?;
         // SAFETY: checked, and NUL-terminated by the caller's promise.
         Ok(unsafe { CStr::from_ptr(raw) })

@@ -56,7 +56,7 @@ pub struct In<T>(PhantomData<T>);
 impl<T: CStruct + 'static> Argument for In<T> {
     type Raw = *const T;
     type Value<'a> = T;
-    unsafe fn accept<'a>(name: &'static str, raw: *const T) -> Result<T, Error> {
+    unsafe fn accept<'a>(name: &'static str, raw: *const T) -> Result<Self::Value<'a>, Error> {
         // SAFETY: the caller's promise.
         unsafe { read(name, raw) }
     }
@@ -68,7 +68,7 @@ pub struct Options<T>(PhantomData<T>);
 impl<T: CStruct + 'static> Argument for Options<T> {
     type Raw = *const T;
     type Value<'a> = T;
-    unsafe fn accept<'a>(name: &'static str, raw: *const T) -> Result<T, Error> {
+    unsafe fn accept<'a>(name: &'static str, raw: *const T) -> Result<Self::Value<'a>, Error> {
         if raw.is_null() {
             return Ok(T::zeroed());
         }
@@ -83,7 +83,7 @@ pub struct OutStruct<T>(PhantomData<T>);
 impl<T: CStruct + 'static> Argument for OutStruct<T> {
     type Raw = *mut T;
     type Value<'a> = Filled<T>;
-    unsafe fn accept<'a>(name: &'static str, raw: *mut T) -> Result<Filled<T>, Error> {
+    unsafe fn accept<'a>(name: &'static str, raw: *mut T) -> Result<Self::Value<'a>, Error> {
         // SAFETY: the caller's promise.
         let size = unsafe { size_of_struct(name, raw)? };
         Ok(Filled { raw, size })

@@ -94,7 +94,7 @@ pub enum ManagedIn {}
 impl Argument for ManagedIn {
     type Raw = *const Managed;
     type Value<'a> = &'a Managed;
-    unsafe fn accept<'a>(name: &'static str, raw: *const Managed) -> Result<&'a Managed, Error> {
+    unsafe fn accept<'a>(name: &'static str, raw: *const Managed) -> Result<Self::Value<'a>, Error> {
         expect_pointer(name, raw)?;
         // SAFETY: checked; every version of the struct begins with this field.
         let version = unsafe { (&raw const (*raw).version).read() };

@@ -68,7 +68,7 @@ impl<T: Kind + Send + Sync + 'static> Argument for Live<T> {
     type Raw = *const Handle<T>;
     type Value<'a> = &'a T;
 
-    unsafe fn accept<'a>(name: &'static str, raw: Self::Raw) -> Result<&'a T, Error> {
+    unsafe fn accept<'a>(name: &'static str, raw: Self::Raw) -> Result<Self::Value<'a>, Error> {
         // SAFETY: the caller's promise.
         let handle = unsafe { Handle::at(name, raw)? };
         if handle.poisoned.load(Ordering::Acquire) {
@@ -96,7 +96,7 @@ impl<T: Kind + 'static> Argument for Doomed<T> {
     type Raw = *mut Handle<T>;
     type Value<'a> = Option<T>;
 
-    unsafe fn accept<'a>(name: &'static str, raw: Self::Raw) -> Result<Option<T>, Error> {
+    unsafe fn accept<'a>(name: &'static str, raw: Self::Raw) -> Result<Self::Value<'a>, Error> {
         if raw.is_null() {
             return Ok(None);
         }
@@ -127,7 +127,7 @@ impl<T: Kind + 'static> Argument for OutHandle<T> {
     type Raw = *mut *mut Handle<T>;
     type Value<'a> = NewHandle<T>;
 
-    unsafe fn accept<'a>(name: &'static str, raw: Self::Raw) -> Result<NewHandle<T>, Error> {
+    unsafe fn accept<'a>(name: &'static str, raw: Self::Raw) -> Result<Self::Value<'a>, Error> {
         crate::argument::expect_pointer(name, raw)?;
         Ok(NewHandle(raw))
     }

@@ -81,7 +81,7 @@ pub enum TensorView {}
 impl Argument for TensorView {
     type Raw = *const Tensor;
     type Value<'a> = View<'a>;
-    unsafe fn accept<'a>(name: &'static str, raw: *const Tensor) -> Result<View<'a>, Error> {
+    unsafe fn accept<'a>(name: &'static str, raw: *const Tensor) -> Result<Self::Value<'a>, Error> {
         expect_pointer(name, raw)?;
         // SAFETY: checked, and the caller's promise.
         unsafe { view(name, &*raw) }

@@ -8,7 +8,6 @@ pub mod bias_gradient;
 pub mod cross_entropy;
 pub mod exact_sum;
 pub mod gelu;
-pub mod gelu;
 pub mod lion;
 mod optimizer;
 pub mod sgd;
