@@ -1,6 +1,19 @@
 //! The operations. Each folder holds one: its contract (`mod.rs`), its oracle (`reference.rs`) and its fast version
 //! for the CPU (`cpu.rs`).
 
+pub mod accumulate;
+pub mod adamw;
+pub mod add;
+pub mod bias_gradient;
+pub mod cross_entropy;
+pub mod exact_sum;
+pub mod gelu;
+pub mod lion;
+mod optimizer;
+pub mod sgd;
+pub mod swiglu;
+pub mod gemm;
+
 use crate::backend::cpu::Cpu;
 use crate::view::Invalid;
 

@@ -1,4 +1,17 @@
 //! Every operation against its f64 reference: all levels, 1, 2 and 4 threads, hostile inputs and layouts.
 #![allow(missing_docs, unreachable_pub, clippy::undocumented_unsafe_blocks)]
 
+mod accumulate;
+mod adamw;
+mod add;
+mod bias_gradient;
+mod cross_entropy;
+mod exact_sum;
+mod gelu;
+mod gemm;
 mod harness;
+mod lion;
+mod math;
+mod optimizer;
+mod sgd;
+mod swiglu;
