@@ -83,6 +83,13 @@ static inline scalert_runtime_t *cpu_runtime(void) {
     return runtime;
 }
 
+static inline scalert_state_t *new_state(scalert_runtime_t *runtime) {
+    scalert_state_desc_t desc = SCALERT_STATE_DESC_INIT;
+    scalert_state_t *state = NULL;
+    OK(scalert_state_create(runtime, &desc, &state));
+    return state;
+}
+
 static inline scalert_stream_t *stream_of(scalert_runtime_t *runtime) {
     scalert_stream_t *stream = NULL;
     OK(scalert_stream_create(runtime, &stream));

@@ -72,7 +72,7 @@ static void allocator(void) {
     OK(scalert_arena_alloc(arena, 5000 - 5000 % 64, &memory));
     CHECK(*(unsigned char *)memory == 0xA5);
 
-    OK(scalert_state_create(runtime, NULL, &state));
+    state = new_state(runtime);
     OK(scalert_state_add_group(state, &group, &number));
     OK(scalert_state_add_parameter(state, 0, "w", 1, &n, &number));
     counter.refuse = 1;

@@ -79,7 +79,7 @@ static void state_keeps_its_word(void) {
         scalert_state_t *state = NULL;
         uint32_t number;
         if (round == 0) {
-            OK(scalert_state_create(unlimited, NULL, &state));
+            state = new_state(unlimited);
             OK(scalert_state_add_group(state, &group, &number));
             OK(scalert_state_add_parameter(state, number, "weight", 2, shape, &number));
             OK(scalert_state_memory(state, &plan));
@@ -96,7 +96,7 @@ static void state_keeps_its_word(void) {
             state = NULL;
         }
         runtime = runtime_with_budget(round == 0 ? need - 1 : need, 0);
-        OK(scalert_state_create(runtime, NULL, &state));
+        state = new_state(runtime);
         OK(scalert_state_add_group(state, &group, &number));
         OK(scalert_state_add_parameter(state, number, "weight", 2, shape, &number));
         if (round == 0) {

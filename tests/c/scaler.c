@@ -31,11 +31,10 @@ static scalert_status_t step(scalert_state_t *state, scalert_scaler_t *scaler, u
 }
 
 static scalert_state_t *two_parameters(void) {
-    scalert_state_t *state = NULL;
+    scalert_state_t *state = new_state(runtime);
     scalert_group_desc_t desc = SCALERT_GROUP_DESC_INIT;
     const int64_t n = 4;
     uint32_t number;
-    OK(scalert_state_create(runtime, NULL, &state));
     desc.optimizer = SCALERT_OPTIMIZER_SGD;
     desc.weight_dtype = SCALERT_F16;
     OK(scalert_state_add_group(state, &desc, &number));

@@ -4,12 +4,6 @@
 static scalert_runtime_t *runtime;
 static scalert_stream_t *stream;
 
-static scalert_state_t *new_state(void) {
-    scalert_state_t *state = NULL;
-    OK(scalert_state_create(runtime, NULL, &state));
-    return state;
-}
-
 static uint32_t add_group(scalert_state_t *state, scalert_optimizer_t optimizer, scalert_dtype_t weight_dtype,
                           float momentum) {
     scalert_group_desc_t desc = SCALERT_GROUP_DESC_INIT;
@@ -46,7 +40,7 @@ static void read_part(scalert_state_t *state, uint32_t parameter, scalert_part_t
 }
 
 static void building(void) {
-    scalert_state_t *state = new_state();
+    scalert_state_t *state = new_state(runtime);
     scalert_parameter_info_t info = SCALERT_PARAMETER_INFO_INIT;
     const int64_t shape[2] = {3, 5};
     uint32_t group = add_group(state, SCALERT_OPTIMIZER_ADAMW, 0, 0), number, count = 0;
@@ -75,7 +69,7 @@ static void building(void) {
 }
 
 static void order_of_calls(void) {
-    scalert_state_t *state = new_state();
+    scalert_state_t *state = new_state(runtime);
     scalert_step_desc_t desc = SCALERT_STEP_DESC_INIT;
     float ones[4] = {1, 1, 1, 1}, out[4];
     scalert_tensor_t view = vector(ones, 4), wrong = vector(ones, 3);
@@ -115,7 +109,7 @@ static void order_of_calls(void) {
 }
 
 static void accumulation_and_clipping(void) {
-    scalert_state_t *state = new_state();
+    scalert_state_t *state = new_state(runtime);
     scalert_step_desc_t desc = SCALERT_STEP_DESC_INIT;
     scalert_step_result_t result;
     float first[2] = {1, 3}, second[2] = {5, 5}, out[2];
@@ -161,7 +155,7 @@ static void checkpoint(void) {
     float g[3] = {0.1f, -0.7f, 2.0f}, parts[3][3], final[2][3];
     desc.learning_rate = 0.01f;
     for (int which = 0; which < 2; which++) {
-        scalert_state_t *state = states[which] = new_state();
+        scalert_state_t *state = states[which] = new_state(runtime);
         add_vector(state, add_group(state, SCALERT_OPTIMIZER_ADAMW, SCALERT_BF16, 0), "w", 3);
         OK(scalert_state_seal(state));
         if (which == 1) {
@@ -190,7 +184,7 @@ static void checkpoint(void) {
 }
 
 static void acquired_weights(void) {
-    scalert_state_t *state = new_state();
+    scalert_state_t *state = new_state(runtime);
     float values[2] = {1.0f, 1.00390625f}, master[2];
     scalert_tensor_t source = vector(values, 2), weight, again;
     add_vector(state, add_group(state, SCALERT_OPTIMIZER_ADAMW, 0, 0), "w", 2);
@@ -217,7 +211,7 @@ static void regression(scalert_optimizer_t optimizer, float momentum, float peak
     static const float truth[OUT * IN] = {0.5f, -1.0f, 2.0f, 1.5f, 0.25f, -0.75f}, offset[OUT] = {0.3f, -0.6f};
     float x[POINTS * IN], y[POINTS * OUT], error[POINTS * OUT], dw[OUT * IN], db[OUT], out[OUT * IN], out_bias[OUT];
     const int64_t shape[2] = {OUT, IN};
-    scalert_state_t *state = new_state();
+    scalert_state_t *state = new_state(runtime);
     scalert_tensor_t tx = matrix(x, POINTS, IN), terror = matrix(error, POINTS, OUT), tdw = matrix(dw, OUT, IN);
     scalert_tensor_t tdb = vector(db, OUT), tw, tb, tout = matrix(out, OUT, IN);
     scalert_gemm_options_t options = SCALERT_GEMM_OPTIONS_INIT;
