@@ -7,7 +7,7 @@ use crate::layout::CStruct;
 use scalert_runtime::{Error, MemoryReport, Runtime, RuntimeDesc, SimdLevel, Tier, TierReport};
 
 /// `scalert_simd_t`: a level, or the best one.
-struct Simd(Option<SimdLevel>);
+pub struct Simd(Option<SimdLevel>);
 
 c_enum! {
     Simd as "scalert_simd_t" {

@@ -55,7 +55,7 @@ export! {
                 ignore_index: options.ignore_index,
                 gradient_scale: or_one(options.gradient_scale),
                 loss_scale,
-                accumulate,
+                accumulate_dweight: accumulate,
                 losses,
                 dx,
                 dweight,

@@ -8,11 +8,11 @@ pub mod bias_gradient;
 pub mod cross_entropy;
 pub mod exact_sum;
 pub mod gelu;
+pub mod gemm;
 pub mod lion;
 mod optimizer;
 pub mod sgd;
 pub mod swiglu;
-pub mod gemm;
 
 use crate::backend::cpu::Cpu;
 use crate::view::Invalid;
