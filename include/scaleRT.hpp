@@ -497,7 +497,8 @@ class Step {
 class State : public detail::Handle<scalert_state_t, scalert_state_destroy> {
   public:
     explicit State(const Runtime &runtime) : Handle(runtime.hooks()) {
-        check(scalert_state_create(runtime.get(), nullptr, out()));
+        const scalert_state_desc_t desc = SCALERT_STATE_DESC_INIT;
+        check(scalert_state_create(runtime.get(), &desc, out()));
     }
     uint32_t add_group(const Group &group) {
         uint32_t number = 0;

@@ -1246,6 +1246,7 @@ int main(int argc, char **argv) {
     const corpus_t corpus = read_corpus(files, argv);
     scalert_runtime_desc_t desc = SCALERT_RUNTIME_DESC_INIT;
     scalert_device_info_t device = SCALERT_DEVICE_INFO_INIT;
+    scalert_state_desc_t state = SCALERT_STATE_DESC_INIT;
     model_t model, *m = &model;
     outcome_t outcome;
 
@@ -1256,7 +1257,7 @@ int main(int argc, char **argv) {
     CHECK(scalert_runtime_create(&desc, &m->runtime));
     CHECK(scalert_device_describe(desc.device, desc.ordinal, &device));
     CHECK(scalert_stream_create(m->runtime, &m->stream));
-    CHECK(scalert_state_create(m->runtime, NULL, &m->state));
+    CHECK(scalert_state_create(m->runtime, &state, &m->state));
     m->dtype = dtype_codes[opt.dtype];
     if (m->dtype == SCALERT_F16 || opt.loss_scale > 0) {
         scalert_scaler_desc_t scaler = SCALERT_SCALER_DESC_INIT;
