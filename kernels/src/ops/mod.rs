@@ -4,12 +4,17 @@
 pub mod accumulate;
 pub mod adamw;
 pub mod add;
+pub mod axpy;
+pub mod cast;
 pub mod cross_entropy;
+pub mod dropout;
 pub mod exact_sum;
-pub mod gelu;
+pub mod fill;
 pub mod gelu;
 pub mod lion;
 mod optimizer;
+pub mod random;
+pub mod scale;
 pub mod sgd;
 pub mod swiglu;
 
