@@ -3,10 +3,10 @@
 pub mod activation;
 //pub mod attention;
 //pub mod embedding;
-//pub mod gemm;
-//pub mod loss;
-//pub mod moving;
-//pub mod norm;
+pub mod gemm;
+pub mod loss;
+pub mod moving;
+pub mod norm;
 pub mod optimizer;
 pub mod sum;
 
