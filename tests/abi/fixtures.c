@@ -285,3 +285,29 @@ void fixture_scalert_scaler_read_wait(struct world *w, struct args_scalert_scale
     a->scaler = scaler(w);
     a->out = STRUCT(w, scalert_scaler_report_t);
 }
+
+/* ---- what calls create ------------------------------------------------------------------------------------------- */
+
+void *pointer_at(const unsigned char *at) {
+    void *pointer;
+    memcpy(&pointer, at, sizeof pointer);
+    return pointer;
+}
+
+void discard_results(const struct function *function, unsigned char *arguments) {
+    for (size_t i = 0; i < function->count; i++) {
+        const struct item *item = &function->items[i];
+        void **out = item->kind == KIND_OUT_HANDLE ? pointer_at(arguments + item->offset) : NULL;
+        if (out != NULL && *out != NULL) {
+            destroy_handle(item->handle, *out);
+            *out = NULL;
+        }
+    }
+    if (strcmp(function->name, "scalert_tensor_to_dlpack") == 0) {
+        struct args_scalert_tensor_to_dlpack *a = (void *)arguments;
+        if (a->out != NULL && *a->out != NULL) {
+            (*a->out)->deleter(*a->out);
+            *a->out = NULL;
+        }
+    }
+}

@@ -1,6 +1,6 @@
 /* Calls every exported function with everything that is wrong, one thing at a time, and demands that the status and the
  * message say so, that no byte changed, and that the right call still works afterwards. */
-#include "functions.h"
+#include "world.h"
 
 #include <limits.h>
 #include <stdio.h>
@@ -17,12 +17,6 @@ struct slot {
 };
 
 #define SLOTS 96
-
-static void *pointer_at(const unsigned char *at) {
-    void *pointer;
-    memcpy(&pointer, at, sizeof pointer);
-    return pointer;
-}
 
 static void set_pointer(unsigned char *at, const void *pointer) { memcpy(at, &pointer, sizeof pointer); }
 
@@ -62,24 +56,7 @@ static void attempt_open(struct attempt *attempt, const struct function *functio
 
 static int32_t call(struct attempt *attempt) { return attempt->function->call(attempt->arguments); }
 
-/* Destroys what a successful call created. */
-static void discard(struct attempt *attempt) {
-    for (size_t i = 0; i < attempt->function->count; i++) {
-        const struct item *item = &attempt->function->items[i];
-        void **out = item->kind == KIND_OUT_HANDLE ? pointer_at(attempt->arguments + item->offset) : NULL;
-        if (out != NULL && *out != NULL) {
-            destroy_handle(item->handle, *out);
-            *out = NULL;
-        }
-    }
-    if (strcmp(attempt->function->name, "scalert_tensor_to_dlpack") == 0) {
-        struct args_scalert_tensor_to_dlpack *a = (void *)attempt->arguments;
-        if (a->out != NULL && *a->out != NULL) {
-            (*a->out)->deleter(*a->out);
-            *a->out = NULL;
-        }
-    }
-}
+static void discard(struct attempt *attempt) { discard_results(attempt->function, attempt->arguments); }
 
 /* ---- annotations ------------------------------------------------------------------------------------------------- */
 

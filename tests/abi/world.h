@@ -58,6 +58,11 @@ extern const size_t function_count;
 /* Calls X_destroy for a handle of type. */
 void destroy_handle(const char *type, void *handle);
 
+/* The pointer that lies at an address. */
+void *pointer_at(const unsigned char *at);
+/* Destroys what a successful call with these arguments created. */
+void discard_results(const struct function *function, unsigned char *arguments);
+
 /* Brackets around a call that returns no status: the status of the failure in between, or OK. */
 void begin_call(void);
 int32_t end_call(void);
