@@ -3,6 +3,7 @@
 
 pub mod add;
 pub mod cross_entropy;
+pub mod embedding;
 pub mod gelu;
 pub mod layer_norm;
 pub mod rms_norm;

@@ -3,6 +3,7 @@
 
 mod add;
 mod cross_entropy;
+mod embedding;
 mod gelu;
 mod harness;
 mod layer_norm;
