@@ -395,3 +395,19 @@ impl<'a> View<'a> {
         if self.is_same(other) { Ok(()) } else { self.expect_apart(argument, other, name) }
     }
 }
+
+/// The stretches of the row-major element indices `range` that lie in one row of `width` elements, in order:
+/// (row, first column, length).
+#[inline(always)]
+pub fn runs(width: usize, range: std::ops::Range<usize>) -> impl Iterator<Item = (usize, usize, usize)> {
+    let mut start = range.start;
+    std::iter::from_fn(move || {
+        if start >= range.end {
+            return None;
+        }
+        let (row, column) = (start / width, start % width);
+        let len = (width - column).min(range.end - start);
+        start += len;
+        Some((row, column, len))
+    })
+}

@@ -1,4 +1,6 @@
-use crate::harness::{Rng, Tensor, assert_each, central_difference, epsilon, half_denormal, run_everywhere, run_with};
+use crate::harness::{
+    Rng, Tensor, assert_each_close, central_difference, epsilon, half_denormal, run_everywhere, run_with,
+};
 use scalert_kernels::dtype::DType;
 use scalert_kernels::ops::Op;
 use scalert_kernels::ops::gelu::{GeluBackward, GeluForward, GeluKind, reference};
@@ -43,11 +45,11 @@ fn matches_the_reference() {
                 for (level, out) in outputs {
                     let what = format!("{} {dtype} {kind:?} {shape:?}", level.name());
                     let y = reference::forward(kind, &x);
-                    assert_each(&format!("{what} y"), &out[0], &y, 2.0 * e, |i| {
+                    assert_each_close(&format!("{what} y"), &out[0], &y, 2.0 * e, |i| {
                         4.0 * e32 * x[i].abs().min(1.0) + half_denormal(dtype)
                     });
                     let dx = reference::backward(kind, &x, &dy);
-                    assert_each(&format!("{what} dx"), &out[1], &dx, 2.0 * e, |i| {
+                    assert_each_close(&format!("{what} dx"), &out[1], &dx, 2.0 * e, |i| {
                         16.0 * e32 * dy[i].abs() + half_denormal(dtype)
                     });
                 }

@@ -1,4 +1,6 @@
-use crate::harness::{Rng, Tensor, assert_each, central_difference, epsilon, half_denormal, run_everywhere, run_with};
+use crate::harness::{
+    Rng, Tensor, assert_each_close, central_difference, epsilon, half_denormal, run_everywhere, run_with,
+};
 use scalert_kernels::dtype::DType;
 use scalert_kernels::ops::Op;
 use scalert_kernels::ops::layer_norm::{LayerNormBackward, LayerNormForward, reference};
@@ -112,17 +114,19 @@ fn compare(what: &str, case: &Case) {
     let chain = (96.0 + rows as f64 / 64.0) * e32;
     for (level, out) in outputs {
         let what = format!("{what} {dtype} {shape:?} {}", level.name());
-        assert_each(&format!("{what} y"), &out[0], &forward.y, 2.0 * e, |i| {
+        assert_each_close(&format!("{what} y"), &out[0], &forward.y, 2.0 * e, |i| {
             (16.0 + w / 32.0) * e32 * (1.0 + m(i / width)) * (1.0 + xhat(i).abs()) * weight[i % width].abs()
                 + half_denormal(dtype)
         });
         let bound = (8.0 + w / 32.0) * e32;
-        assert_each(&format!("{what} mean"), &out[1], &forward.mean, 0.0, |r| {
+        assert_each_close(&format!("{what} mean"), &out[1], &forward.mean, 0.0, |r| {
             bound * x[r * width..(r + 1) * width].iter().map(|x| x.abs()).sum::<f64>() / w.max(1.0)
                 + half_denormal(DType::F32)
         });
-        assert_each(&format!("{what} rstd"), &out[2], &forward.rstd, 0.0, |r| bound * forward.rstd[r] * (1.0 + m(r)));
-        assert_each(&format!("{what} dx"), &out[3], &backward.dx, 2.0 * e, |i| {
+        assert_each_close(&format!("{what} rstd"), &out[2], &forward.rstd, 0.0, |r| {
+            bound * forward.rstd[r] * (1.0 + m(r))
+        });
+        assert_each_close(&format!("{what} dx"), &out[3], &backward.dx, 2.0 * e, |i| {
             let r = i / width;
             let row = r * width..(r + 1) * width;
             let spread = row.clone().map(|i| xhat(i).abs()).fold(0.0, f64::max);
@@ -130,10 +134,10 @@ fn compare(what: &str, case: &Case) {
             (32.0 + w / 32.0) * e32 * rstd[r] * (1.0 + spread) * g + half_denormal(dtype)
         });
         let e = epsilon(case.gradients);
-        assert_each(&format!("{what} dweight"), &out[4], &with_old(&backward.dweight), 2.0 * e, |j| {
+        assert_each_close(&format!("{what} dweight"), &out[4], &with_old(&backward.dweight), 2.0 * e, |j| {
             chain * (column(j, &|i| dy[i] * xhat(i)) + keep * 2.0) + half_denormal(case.gradients)
         });
-        assert_each(&format!("{what} dbias"), &out[5], &with_old(&backward.dbias), 2.0 * e, |j| {
+        assert_each_close(&format!("{what} dbias"), &out[5], &with_old(&backward.dbias), 2.0 * e, |j| {
             chain * (column(j, &|i| dy[i]) + keep * 2.0) + half_denormal(case.gradients)
         });
     }

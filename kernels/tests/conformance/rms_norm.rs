@@ -1,4 +1,6 @@
-use crate::harness::{Rng, Tensor, assert_each, central_difference, epsilon, half_denormal, run_everywhere, run_with};
+use crate::harness::{
+    Rng, Tensor, assert_each_close, central_difference, epsilon, half_denormal, run_everywhere, run_with,
+};
 use crate::layer_norm::{largest, layouts};
 use scalert_kernels::dtype::DType;
 use scalert_kernels::ops::Op;
@@ -49,18 +51,18 @@ fn compare(x: &Tensor, dy: &Tensor, weight: Option<&Tensor>, gradients: DType, a
     let (e, e32, n) = (epsilon(dtype), epsilon(DType::F32), width as f64);
     for (level, out) in outputs {
         let what = format!("{what} {}", level.name());
-        assert_each(&format!("{what} y"), &out[0], &y, 2.0 * e, |i| {
+        assert_each_close(&format!("{what} y"), &out[0], &y, 2.0 * e, |i| {
             let xhat = (x[i] * rstd[i / width]).abs();
             (16.0 + n / 32.0) * e32 * (1.0 + xhat) * w[i % width].abs() + half_denormal(dtype)
         });
-        assert_each(&format!("{what} rstd"), &out[1], &rstd, (8.0 + n / 32.0) * e32, |_| 0.0);
-        assert_each(&format!("{what} dx"), &out[2], &dx, 2.0 * e, |i| {
+        assert_each_close(&format!("{what} rstd"), &out[1], &rstd, (8.0 + n / 32.0) * e32, |_| 0.0);
+        assert_each_close(&format!("{what} dx"), &out[2], &dx, 2.0 * e, |i| {
             let row = i / width * width..(i / width + 1) * width;
             let g = row.clone().map(|i| (dy[i] * w[i % width]).abs()).fold(0.0, f64::max);
             let r = stored[i / width];
             (32.0 + n / 32.0) * e32 * r * (1.0 + r * largest(&x[row])) * g + half_denormal(dtype)
         });
-        assert_each(&format!("{what} dweight"), &out[3], &dweight, 2.0 * epsilon(gradients), |j| {
+        assert_each_close(&format!("{what} dweight"), &out[3], &dweight, 2.0 * epsilon(gradients), |j| {
             let sum: f64 = (0..rows).map(|r| (dy[r * width + j] * x[r * width + j] * stored[r]).abs()).sum();
             (96.0 + rows as f64 / 64.0) * e32 * (sum + keep * 2.0) + half_denormal(gradients)
         });
@@ -105,7 +107,7 @@ fn special_rows_follow_the_reference() {
                 // A row with an infinity has rstd 0: finite elements become 0, the infinite one NaN.
                 let (y, _) = reference::forward(&x.values(), &vec![1.0; width], f64::from(EPSILON));
                 let what = format!("{} {dtype}", level.name());
-                assert_each(&what, &out[0], &y, 2.0 * epsilon(dtype) + 20.0 * epsilon(DType::F32), |_| {
+                assert_each_close(&what, &out[0], &y, 2.0 * epsilon(dtype) + 20.0 * epsilon(DType::F32), |_| {
                     half_denormal(dtype)
                 });
             }

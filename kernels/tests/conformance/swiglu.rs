@@ -1,5 +1,5 @@
 use crate::harness::{
-    Rng, Tensor, assert_close, assert_each, central_difference, epsilon, half_denormal, run_everywhere, run_with,
+    Rng, Tensor, assert_close, assert_each_close, central_difference, epsilon, half_denormal, run_everywhere, run_with,
 };
 use scalert_kernels::dtype::DType;
 use scalert_kernels::ops::Op;
@@ -59,7 +59,7 @@ fn matches_the_reference() {
                 let absolute = half_denormal(dtype) + 5e-36;
                 assert_close(&format!("{what} y"), &out[0], &y, 2.0 * e + 4.0 * e32, absolute);
                 assert_close(&format!("{what} dup"), &out[2], &dup, 2.0 * e + 4.0 * e32, absolute);
-                assert_each(&format!("{what} dgate"), &out[1], &dgate, 2.0 * e, |i| {
+                assert_each_close(&format!("{what} dgate"), &out[1], &dgate, 2.0 * e, |i| {
                     absolute + 16.0 * e32 * (d[i] * u[i]).abs()
                 });
             }

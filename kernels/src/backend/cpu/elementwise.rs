@@ -1,4 +1,4 @@
-//! Element-wise maps: 1 to 3 input tensors to 1 or 2 output tensors of the same shape, each with its own dtype.
+//! Element-wise maps: 1 to 4 input tensors to 1 to 4 output tensors of the same shape, each with its own dtype.
 
 use super::span::{Span, each_vector};
 use super::{Cpu, Element, Kernel, Simd};
@@ -8,9 +8,9 @@ use crate::view::View;
 const TASK: usize = 16 * 1024;
 
 /// Most tensors on one side of a map.
-const MOST: usize = 3;
+const MOST: usize = 4;
 
-/// The element types of the tensors on one side of a map: a tuple of 1 to 3 [`Element`]s.
+/// The element types of the tensors on one side of a map: a tuple of 1 to 4 [`Element`]s.
 pub(crate) trait Elements: Send + Sync {
     /// Their sizes in bytes; 0 beyond the last.
     const SIZES: [usize; MOST];
@@ -53,9 +53,13 @@ macro_rules! elements {
     };
 }
 
-elements!([size_of::<A>(), 0, 0], A a 0 S::F);
-elements!([size_of::<A>(), size_of::<B>(), 0], A a 0 S::F, B b 1 S::F);
-elements!([size_of::<A>(), size_of::<B>(), size_of::<C>()], A a 0 S::F, B b 1 S::F, C c 2 S::F);
+elements!([size_of::<A>(), 0, 0, 0], A a 0 S::F);
+elements!([size_of::<A>(), size_of::<B>(), 0, 0], A a 0 S::F, B b 1 S::F);
+elements!([size_of::<A>(), size_of::<B>(), size_of::<C>(), 0], A a 0 S::F, B b 1 S::F, C c 2 S::F);
+elements!(
+    [size_of::<A>(), size_of::<B>(), size_of::<C>(), size_of::<D>()],
+    A a 0 S::F, B b 1 S::F, C c 2 S::F, D d 3 S::F
+);
 
 /// An element-wise function from the vectors of `I` to the vectors of `O`.
 pub(crate) trait Map<I: Elements, O: Elements>: Send + Sync {
