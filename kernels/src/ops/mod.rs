@@ -9,6 +9,7 @@ pub mod axpy;
 pub mod cast;
 pub mod cross_entropy;
 pub mod dropout;
+pub mod embedding;
 pub mod exact_sum;
 pub mod gelu;
 pub mod gemm;

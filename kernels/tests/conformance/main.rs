@@ -9,6 +9,7 @@ mod axpy;
 mod cast;
 mod cross_entropy;
 mod dropout;
+mod embedding;
 mod exact_sum;
 mod fill;
 mod gelu;
