@@ -212,6 +212,25 @@ impl<'a> View<'a> {
         flat
     }
 
+    /// The same rows with all dimensions but the last merged into one where the strides allow it, else unchanged:
+    /// then the offset of a row is one product.
+    pub fn collapsed(&self) -> View<'a> {
+        let lead = self.ndim.saturating_sub(1);
+        let long = (0..lead).filter(|d| self.shape[*d] != 1);
+        if lead <= 1
+            || !long.clone().zip(long.clone().skip(1)).all(|(a, b)| self.stride[a] == self.shape[b] * self.stride[b])
+        {
+            return *self;
+        }
+        let mut merged = *self;
+        merged.ndim = 2;
+        merged.shape = [1; MAX_DIMS];
+        merged.stride = [0; MAX_DIMS];
+        (merged.shape[0], merged.shape[1]) = (self.row_count(), self.width());
+        (merged.stride[0], merged.stride[1]) = (long.max().map_or(0, |d| self.stride[d]), self.stride[lead]);
+        merged
+    }
+
     /// Half-open byte range that the elements span; empty for an empty view.
     pub fn byte_range(&self) -> std::ops::Range<usize> {
         let start = self.data as usize;
@@ -360,8 +379,35 @@ impl<'a> View<'a> {
         Ok(())
     }
 
+    /// Requires that a written argument shares no memory with any of the present `others`.
+    pub fn expect_apart_from(
+        &self,
+        argument: &'static str,
+        others: &[(&str, Option<View<'_>>)],
+    ) -> Result<(), Invalid> {
+        others
+            .iter()
+            .try_for_each(|(name, other)| other.map_or(Ok(()), |other| self.expect_apart(argument, &other, name)))
+    }
+
     /// Requires that a written argument is exactly `other` (in place) or shares no memory with it.
     pub fn expect_same_or_apart(&self, argument: &'static str, other: &View<'_>, name: &str) -> Result<(), Invalid> {
         if self.is_same(other) { Ok(()) } else { self.expect_apart(argument, other, name) }
     }
+}
+
+/// The stretches of the row-major element indices `range` that lie in one row of `width` elements, in order:
+/// (row, first column, length).
+#[inline(always)]
+pub fn runs(width: usize, range: std::ops::Range<usize>) -> impl Iterator<Item = (usize, usize, usize)> {
+    let mut start = range.start;
+    std::iter::from_fn(move || {
+        if start >= range.end {
+            return None;
+        }
+        let (row, column) = (start / width, start % width);
+        let len = (width - column).min(range.end - start);
+        start += len;
+        Some((row, column, len))
+    })
 }

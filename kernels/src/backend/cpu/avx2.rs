@@ -35,6 +35,7 @@ impl Simd for Avx2 {
     type F = __m256;
     type I = __m256i;
     type M = __m256;
+    type D = (__m256d, __m256d);
 
     lanes! {
         fn splat(x: f32) -> __m256 = _mm256_set1_ps(x);
@@ -73,6 +74,25 @@ impl Simd for Avx2 {
         fn select_i(m: __m256, a: __m256i, b: __m256i) -> __m256i =
             _mm256_blendv_epi8(b, a, _mm256_castps_si256(m));
         fn mask_bits(m: __m256) -> u32 = _mm256_movemask_ps(m) as u32;
+        fn zero_d() -> (__m256d, __m256d) = (_mm256_setzero_pd(), _mm256_setzero_pd());
+        fn add_widened(a: (__m256d, __m256d), x: __m256) -> (__m256d, __m256d) = {
+            let (low, high) = widen(x);
+            (_mm256_add_pd(a.0, low), _mm256_add_pd(a.1, high))
+        };
+        fn add_squared(a: (__m256d, __m256d), x: __m256) -> (__m256d, __m256d) = {
+            let (low, high) = widen(x);
+            (_mm256_fmadd_pd(low, low, a.0), _mm256_fmadd_pd(high, high, a.1))
+        };
+        fn transpose4(a: [__m256i; 4]) -> [__m256i; 4] = {
+            let (low01, high01) = (_mm256_unpacklo_epi32(a[0], a[1]), _mm256_unpackhi_epi32(a[0], a[1]));
+            let (low23, high23) = (_mm256_unpacklo_epi32(a[2], a[3]), _mm256_unpackhi_epi32(a[2], a[3]));
+            [
+                _mm256_unpacklo_epi64(low01, low23),
+                _mm256_unpackhi_epi64(low01, low23),
+                _mm256_unpacklo_epi64(high01, high23),
+                _mm256_unpackhi_epi64(high01, high23),
+            ]
+        };
         fn f16_to_f32(a: __m256i) -> __m256 = _mm256_cvtph_ps(narrow(a));
         fn f32_to_f16(a: __m256) -> __m256i =
             _mm256_cvtepu16_epi32(_mm256_cvtps_ph::<_MM_FROUND_TO_NEAREST_INT>(a));
@@ -117,6 +137,14 @@ impl Simd for Avx2 {
     unsafe fn store_partial(self, p: *mut f32, x: __m256, n: usize) {
         // SAFETY: masked lanes are not written.
         unsafe { _mm256_maskstore_ps(p, first(n), x) }
+    }
+    #[inline(always)]
+    unsafe fn store_d(self, p: *mut f64, a: (__m256d, __m256d)) {
+        // SAFETY: the caller's promise: 8 elements.
+        unsafe {
+            _mm256_storeu_pd(p, a.0);
+            _mm256_storeu_pd(p.add(4), a.1);
+        }
     }
     #[inline(always)]
     unsafe fn load_u16(self, p: *const u16) -> __m256i {
@@ -173,6 +201,13 @@ impl Simd for Avx2 {
             }
         }
     }
+}
+
+/// The lower and the upper four lanes as f64.
+#[inline(always)]
+fn widen(x: __m256) -> (__m256d, __m256d) {
+    // SAFETY: as for the methods of Avx2.
+    unsafe { (_mm256_cvtps_pd(_mm256_castps256_ps128(x)), _mm256_cvtps_pd(_mm256_extractf128_ps::<1>(x))) }
 }
 
 /// The low 16 bits of each lane.

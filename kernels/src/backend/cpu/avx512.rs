@@ -21,6 +21,13 @@ macro_rules! lanes {
     };
 }
 
+/// The lower and the upper eight lanes as f64.
+#[inline(always)]
+fn widen(x: __m512) -> (__m512d, __m512d) {
+    // SAFETY: as for the methods of Avx512.
+    unsafe { (_mm512_cvtps_pd(_mm512_castps512_ps256(x)), _mm512_cvtps_pd(_mm512_extractf32x8_ps::<1>(x))) }
+}
+
 /// Bits below `n`.
 #[inline(always)]
 fn first(n: usize) -> __mmask16 {
@@ -33,6 +40,7 @@ impl<const DOT_BF16: bool> Simd for Avx512<DOT_BF16> {
     type F = __m512;
     type I = __m512i;
     type M = __mmask16;
+    type D = (__m512d, __m512d);
 
     lanes! {
         fn splat(x: f32) -> __m512 = _mm512_set1_ps(x);
@@ -72,6 +80,25 @@ impl<const DOT_BF16: bool> Simd for Avx512<DOT_BF16> {
         fn select(m: __mmask16, a: __m512, b: __m512) -> __m512 = _mm512_mask_blend_ps(m, b, a);
         fn select_i(m: __mmask16, a: __m512i, b: __m512i) -> __m512i = _mm512_mask_blend_epi32(m, b, a);
         fn mask_bits(m: __mmask16) -> u32 = u32::from(m);
+        fn zero_d() -> (__m512d, __m512d) = (_mm512_setzero_pd(), _mm512_setzero_pd());
+        fn add_widened(a: (__m512d, __m512d), x: __m512) -> (__m512d, __m512d) = {
+            let (low, high) = widen(x);
+            (_mm512_add_pd(a.0, low), _mm512_add_pd(a.1, high))
+        };
+        fn add_squared(a: (__m512d, __m512d), x: __m512) -> (__m512d, __m512d) = {
+            let (low, high) = widen(x);
+            (_mm512_fmadd_pd(low, low, a.0), _mm512_fmadd_pd(high, high, a.1))
+        };
+        fn transpose4(a: [__m512i; 4]) -> [__m512i; 4] = {
+            let (low01, high01) = (_mm512_unpacklo_epi32(a[0], a[1]), _mm512_unpackhi_epi32(a[0], a[1]));
+            let (low23, high23) = (_mm512_unpacklo_epi32(a[2], a[3]), _mm512_unpackhi_epi32(a[2], a[3]));
+            [
+                _mm512_unpacklo_epi64(low01, low23),
+                _mm512_unpackhi_epi64(low01, low23),
+                _mm512_unpacklo_epi64(high01, high23),
+                _mm512_unpackhi_epi64(high01, high23),
+            ]
+        };
         fn f16_to_f32(a: __m512i) -> __m512 = _mm512_cvtph_ps(_mm512_cvtepi32_epi16(a));
         fn f32_to_f16(a: __m512) -> __m512i =
             _mm512_cvtepu16_epi32(_mm512_cvtps_ph::<{ _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC }>(a));
@@ -126,6 +153,14 @@ impl<const DOT_BF16: bool> Simd for Avx512<DOT_BF16> {
     unsafe fn store_partial(self, p: *mut f32, x: __m512, n: usize) {
         // SAFETY: masked lanes are not written.
         unsafe { _mm512_mask_storeu_ps(p, first(n), x) }
+    }
+    #[inline(always)]
+    unsafe fn store_d(self, p: *mut f64, a: (__m512d, __m512d)) {
+        // SAFETY: the caller's promise: 16 elements.
+        unsafe {
+            _mm512_storeu_pd(p, a.0);
+            _mm512_storeu_pd(p.add(8), a.1);
+        }
     }
     #[inline(always)]
     unsafe fn load_u16(self, p: *const u16) -> __m512i {

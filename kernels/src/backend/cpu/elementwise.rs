@@ -1,5 +1,6 @@
-//! Element-wise maps: 1 to 3 input tensors to 1 or 2 output tensors of the same shape, each with its own dtype.
+//! Element-wise maps: 1 to 4 input tensors to 1 to 4 output tensors of the same shape, each with its own dtype.
 
+use super::span::{Span, each_vector};
 use super::{Cpu, Element, Kernel, Simd};
 use crate::view::View;
 
@@ -7,30 +8,24 @@ use crate::view::View;
 const TASK: usize = 16 * 1024;
 
 /// Most tensors on one side of a map.
-const MOST: usize = 3;
+const MOST: usize = 4;
 
-/// The element types of the tensors on one side of a map: a tuple of 1 to 3 [`Element`]s.
+/// The element types of the tensors on one side of a map: a tuple of 1 to 4 [`Element`]s.
 pub(crate) trait Elements: Send + Sync {
     /// Their sizes in bytes; 0 beyond the last.
     const SIZES: [usize; MOST];
     /// One vector of each.
     type Vectors<S: Simd>: Copy;
-    /// Reads LANES elements from index `at` of each tensor, or `n` < LANES when `PARTIAL`.
+    /// Reads the elements of `span` from index `at` of each tensor on.
     ///
     /// # Safety
-    /// Each pointer is valid for reads of that many elements of its type from index `at`.
-    unsafe fn load<S: Simd, const PARTIAL: bool>(s: S, p: &[*mut u8; MOST], at: usize, n: usize) -> Self::Vectors<S>;
-    /// Writes LANES elements from index `at` of each tensor, or `n` < LANES when `PARTIAL`.
+    /// Each pointer is valid for reads of those elements of its type.
+    unsafe fn load<S: Simd>(s: S, p: &[*mut u8; MOST], at: usize, span: impl Span) -> Self::Vectors<S>;
+    /// Writes the elements of `span` from index `at` of each tensor on.
     ///
     /// # Safety
-    /// Each pointer is valid for writes of that many elements of its type from index `at`.
-    unsafe fn store<S: Simd, const PARTIAL: bool>(
-        s: S,
-        p: &[*mut u8; MOST],
-        at: usize,
-        n: usize,
-        vectors: Self::Vectors<S>,
-    );
+    /// Each pointer is valid for writes of those elements of its type.
+    unsafe fn store<S: Simd>(s: S, p: &[*mut u8; MOST], at: usize, span: impl Span, vectors: Self::Vectors<S>);
 }
 
 macro_rules! elements {
@@ -39,45 +34,32 @@ macro_rules! elements {
             const SIZES: [usize; MOST] = $sizes;
             type Vectors<S: Simd> = ($($v,)*);
             #[inline(always)]
-            unsafe fn load<S: Simd, const PARTIAL: bool>(
-                s: S,
-                p: &[*mut u8; MOST],
-                at: usize,
-                n: usize,
-            ) -> Self::Vectors<S> {
+            unsafe fn load<S: Simd>(s: S, p: &[*mut u8; MOST], at: usize, span: impl Span) -> Self::Vectors<S> {
                 // SAFETY: the caller's promise.
-                unsafe {
-                    ($(if PARTIAL {
-                        $t::load_partial(s, p[$i].cast::<$t>().add(at), n)
-                    } else {
-                        $t::load(s, p[$i].cast::<$t>().add(at))
-                    },)*)
-                }
+                unsafe { ($(span.load(s, p[$i].cast::<$t>().add(at)),)*) }
             }
             #[inline(always)]
-            unsafe fn store<S: Simd, const PARTIAL: bool>(
+            unsafe fn store<S: Simd>(
                 s: S,
                 p: &[*mut u8; MOST],
                 at: usize,
-                n: usize,
+                span: impl Span,
                 ($($vector,)*): Self::Vectors<S>,
             ) {
                 // SAFETY: the caller's promise.
-                unsafe {
-                    $(if PARTIAL {
-                        $t::store_partial(s, p[$i].cast::<$t>().add(at), $vector, n);
-                    } else {
-                        $t::store(s, p[$i].cast::<$t>().add(at), $vector);
-                    })*
-                }
+                unsafe { $(span.store(s, p[$i].cast::<$t>().add(at), $vector);)* }
             }
         }
     };
 }
 
-elements!([size_of::<A>(), 0, 0], A a 0 S::F);
-elements!([size_of::<A>(), size_of::<B>(), 0], A a 0 S::F, B b 1 S::F);
-elements!([size_of::<A>(), size_of::<B>(), size_of::<C>()], A a 0 S::F, B b 1 S::F, C c 2 S::F);
+elements!([size_of::<A>(), 0, 0, 0], A a 0 S::F);
+elements!([size_of::<A>(), size_of::<B>(), 0, 0], A a 0 S::F, B b 1 S::F);
+elements!([size_of::<A>(), size_of::<B>(), size_of::<C>(), 0], A a 0 S::F, B b 1 S::F, C c 2 S::F);
+elements!(
+    [size_of::<A>(), size_of::<B>(), size_of::<C>(), size_of::<D>()],
+    A a 0 S::F, B b 1 S::F, C c 2 S::F, D d 3 S::F
+);
 
 /// An element-wise function from the vectors of `I` to the vectors of `O`.
 pub(crate) trait Map<I: Elements, O: Elements>: Send + Sync {
@@ -144,23 +126,12 @@ impl<I: Elements, O: Elements, M: Map<I, O>> Kernel for Run<'_, I, O, M> {
 
     #[inline(always)]
     fn run<S: Simd>(self, s: S) {
-        let whole = self.n - self.n % S::LANES;
-        let mut at = 0;
-        while at < whole {
-            // SAFETY: `elementwise` made the pointers valid for n elements, and at + LANES <= n.
+        each_vector!(S, self.n, |at, span| {
+            // SAFETY: `elementwise` made the pointers valid for n elements.
             unsafe {
-                let x = I::load::<S, false>(s, &self.inputs, at, S::LANES);
-                O::store::<S, false>(s, &self.outputs, at, S::LANES, self.map.map(s, x));
+                let x = I::load(s, &self.inputs, at, span);
+                O::store(s, &self.outputs, at, span, self.map.map(s, x));
             }
-            at += S::LANES;
-        }
-        let rest = self.n - whole;
-        if rest > 0 {
-            // SAFETY: as above, with `rest` elements left.
-            unsafe {
-                let x = I::load::<S, true>(s, &self.inputs, at, rest);
-                O::store::<S, true>(s, &self.outputs, at, rest, self.map.map(s, x));
-            }
-        }
+        });
     }
 }

@@ -12,7 +12,9 @@ mod level;
 pub mod math;
 mod portable;
 mod simd;
+pub(crate) mod span;
 
+pub(crate) use element::Bf16Away;
 pub use element::Element;
 pub use level::{Kernel, Level};
 pub use portable::Portable;

@@ -25,6 +25,7 @@ impl Simd for Portable {
     type F = [f32; N];
     type I = [i32; N];
     type M = [bool; N];
+    type D = [f64; N];
 
     lanes! {
         fn splat(x: f32) -> [f32; N] = |_i| x;
@@ -58,6 +59,10 @@ impl Simd for Portable {
         fn eq_i(a: [i32; N], b: [i32; N]) -> [bool; N] = |i| a[i] == b[i];
         fn select(m: [bool; N], a: [f32; N], b: [f32; N]) -> [f32; N] = |i| if m[i] { a[i] } else { b[i] };
         fn select_i(m: [bool; N], a: [i32; N], b: [i32; N]) -> [i32; N] = |i| if m[i] { a[i] } else { b[i] };
+        fn zero_d() -> [f64; N] = |_i| 0.0;
+        fn add_widened(a: [f64; N], x: [f32; N]) -> [f64; N] = |i| a[i] + f64::from(x[i]);
+        fn add_squared(a: [f64; N], x: [f32; N]) -> [f64; N] = |i| a[i] + f64::from(x[i]) * f64::from(x[i]);
+        fn transpose4(a: [[i32; N]; 4]) -> [[i32; N]; 4] = |row| from_fn(|i| a[i % 4][i / 4 * 4 + row]);
         fn f16_to_f32(a: [i32; N]) -> [f32; N] = |i| f16::from_bits(a[i] as u16).to_f32();
         fn f32_to_f16(a: [f32; N]) -> [i32; N] = |i| i32::from(f16::from_f32(a[i]).to_bits());
     }
@@ -94,6 +99,11 @@ impl Simd for Portable {
     unsafe fn store_partial(self, p: *mut f32, x: [f32; N], n: usize) {
         // SAFETY: only the first n elements are written.
         (0..n).for_each(|i| unsafe { p.add(i).write(x[i]) });
+    }
+    #[inline(always)]
+    unsafe fn store_d(self, p: *mut f64, a: [f64; N]) {
+        // SAFETY: the caller's promise.
+        unsafe { p.cast::<[f64; N]>().write(a) }
     }
     #[inline(always)]
     unsafe fn load_u16(self, p: *const u16) -> [i32; N] {

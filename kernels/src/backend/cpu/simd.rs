@@ -20,6 +20,8 @@ pub trait Simd: Copy + Send + Sync + 'static {
     type I: Copy;
     /// One boolean per lane.
     type M: Copy;
+    /// f64 lanes, as many as f32 lanes.
+    type D: Copy;
 
     /// All lanes `x`.
     fn splat(self, x: f32) -> Self::F;
@@ -147,6 +149,20 @@ pub trait Simd: Copy + Send + Sync + 'static {
     fn select_i(self, m: Self::M, a: Self::I, b: Self::I) -> Self::I;
     /// One bit per lane, lane 0 lowest.
     fn mask_bits(self, m: Self::M) -> u32;
+
+    /// All f64 lanes 0.
+    fn zero_d(self) -> Self::D;
+    /// a + x, with x widened to f64.
+    fn add_widened(self, a: Self::D, x: Self::F) -> Self::D;
+    /// a + x * x, with x widened to f64, where its square is exact.
+    fn add_squared(self, a: Self::D, x: Self::F) -> Self::D;
+    /// Writes LANES f64 values.
+    ///
+    /// # Safety
+    /// `p` is valid for writes of LANES elements.
+    unsafe fn store_d(self, p: *mut f64, a: Self::D);
+    /// In each group of four lanes, transposes the 4x4 matrix whose rows are the four vectors.
+    fn transpose4(self, a: [Self::I; 4]) -> [Self::I; 4];
 
     /// f16 bits (low 16 of each lane) to f32.
     fn f16_to_f32(self, a: Self::I) -> Self::F;

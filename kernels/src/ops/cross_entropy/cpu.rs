@@ -1,5 +1,6 @@
 use super::{CrossEntropy, class, scale};
 use crate::backend::cpu::math::{exp, exp_nonpositive, log};
+use crate::backend::cpu::span::{Span, UNROLL, each_vector, total};
 use crate::backend::cpu::{Cpu, Element, Kernel, Simd};
 use crate::with_float;
 
@@ -68,56 +69,22 @@ unsafe fn exponential_sum<S: Simd, L: Element>(s: S, logits: *const L, v: usize)
 /// The larger of `least` and the largest of `n` logits, and the sum of e^(logit - largest).
 #[inline(always)]
 unsafe fn block_sum<S: Simd, L: Element>(s: S, logits: *const L, n: usize, least: f32) -> (f32, f32) {
-    const UNROLL: usize = 4;
-    let step = UNROLL * S::LANES;
-    let unrolled = n - n % step;
-    let whole = n - n % S::LANES;
-    let rest = n - whole;
-    // SAFETY: every load ends at or before n.
-    unsafe {
-        let mut largest = [s.splat(least); UNROLL];
-        let mut i = 0;
-        while i < unrolled {
-            for (k, m) in largest.iter_mut().enumerate() {
-                *m = s.max(L::load(s, logits.add(i + k * S::LANES)), *m);
-            }
-            i += step;
-        }
-        while i < whole {
-            largest[0] = s.max(L::load(s, logits.add(i)), largest[0]);
-            i += S::LANES;
-        }
-        if rest > 0 {
-            largest[1] = s.max(tail(s, logits.add(whole), rest), largest[1]);
-        }
-        let m = s.max_lane(s.max(s.max(largest[0], largest[1]), s.max(largest[2], largest[3])));
-        let shift = s.splat(m);
-        let mut sums = [s.splat(0.0); UNROLL];
-        let mut i = 0;
-        while i < unrolled {
-            for (k, sum) in sums.iter_mut().enumerate() {
-                let x = L::load(s, logits.add(i + k * S::LANES));
-                *sum = s.add(*sum, exp_nonpositive(s, s.sub(x, shift)));
-            }
-            i += step;
-        }
-        while i < whole {
-            sums[0] = s.add(sums[0], exp_nonpositive(s, s.sub(L::load(s, logits.add(i)), shift)));
-            i += S::LANES;
-        }
-        if rest > 0 {
-            sums[1] = s.add(sums[1], exp_nonpositive(s, s.sub(tail(s, logits.add(whole), rest), shift)));
-        }
-        (m, s.sum(s.add(s.add(sums[0], sums[1]), s.add(sums[2], sums[3]))))
-    }
-}
-
-/// `n` < LANES logits, the other lanes -infinity.
-#[inline(always)]
-unsafe fn tail<S: Simd, L: Element>(s: S, logits: *const L, n: usize) -> S::F {
-    // SAFETY: the caller's promise.
-    let x = unsafe { L::load_partial(s, logits, n) };
-    s.select(s.lt(s.to_f(s.iota()), s.splat(n as f32)), x, s.splat(f32::NEG_INFINITY))
+    let mut largest = [s.splat(least); UNROLL];
+    each_vector!(S, n, |at, span, k| {
+        // SAFETY: the caller's promise.
+        let x = unsafe { span.load(s, logits.add(at)) };
+        largest[k] = s.max(span.keep(s, x, f32::NEG_INFINITY), largest[k]);
+    });
+    let m = s.max_lane(s.max(s.max(largest[0], largest[1]), s.max(largest[2], largest[3])));
+    let shift = s.splat(m);
+    let mut sums = [s.splat(0.0); UNROLL];
+    each_vector!(S, n, |at, span, k| {
+        // SAFETY: the caller's promise.
+        let x = unsafe { span.load(s, logits.add(at)) };
+        let x = s.sub(span.keep(s, x, f32::NEG_INFINITY), shift);
+        sums[k] = s.add(sums[k], exp_nonpositive(s, x));
+    });
+    (m, total(s, sums))
 }
 
 /// dlogits = e^(logits - largest) factor.
@@ -131,21 +98,13 @@ unsafe fn scaled_softmax<S: Simd, L: Element, G: Element>(
     dlogits: *mut G,
 ) {
     let (shift, factor) = (s.splat(largest), s.splat(factor));
-    let whole = v - v % S::LANES;
-    let rest = v - whole;
-    let mut i = 0;
-    // SAFETY: every access ends at or before v.
-    unsafe {
-        while i < whole {
-            let e = exp_nonpositive(s, s.sub(L::load(s, logits.add(i)), shift));
-            G::store(s, dlogits.add(i), s.mul(e, factor));
-            i += S::LANES;
+    each_vector!(S, v, |at, span| {
+        // SAFETY: the caller's promise.
+        unsafe {
+            let e = exp_nonpositive(s, s.sub(span.load(s, logits.add(at)), shift));
+            span.store(s, dlogits.add(at), s.mul(e, factor));
         }
-        if rest > 0 {
-            let e = exp_nonpositive(s, s.sub(L::load_partial(s, logits.add(i), rest), shift));
-            G::store_partial(s, dlogits.add(i), s.mul(e, factor), rest);
-        }
-    }
+    });
 }
 
 struct Rows<'a, T> {

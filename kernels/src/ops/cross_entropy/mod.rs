@@ -90,21 +90,14 @@ impl Op for CrossEntropy<'_> {
         self.losses.expect_dtype("losses", &[DType::F32])?;
         self.losses.expect_shape("losses", lead, "the leading dimensions of logits")?;
         self.losses.expect_writable_rows("losses")?;
-        self.losses.expect_apart("losses", &self.logits, "logits")?;
-        self.losses.expect_apart("losses", &self.targets, "targets")?;
-        if let Some(scale) = &self.loss_scale {
-            self.losses.expect_apart("losses", scale, "loss_scale")?;
-        }
+        let inputs = [("logits", Some(self.logits)), ("targets", Some(self.targets)), ("loss_scale", self.loss_scale)];
+        self.losses.expect_apart_from("losses", &inputs)?;
         let Some(dlogits) = &self.dlogits else { return Ok(()) };
         dlogits.expect_like("dlogits", &self.logits, "logits")?;
         dlogits.expect_writable_rows("dlogits")?;
         dlogits.expect_same_or_apart("dlogits", &self.logits, "logits")?;
-        dlogits.expect_apart("dlogits", &self.targets, "targets")?;
-        dlogits.expect_apart("dlogits", &self.losses, "losses")?;
-        if let Some(scale) = &self.loss_scale {
-            dlogits.expect_apart("dlogits", scale, "loss_scale")?;
-        }
-        Ok(())
+        dlogits.expect_apart_from("dlogits", &inputs[1..])?;
+        dlogits.expect_apart("dlogits", &self.losses, "losses")
     }
 
     fn check_elements(&self) -> Result<(), Invalid> {
