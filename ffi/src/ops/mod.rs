@@ -2,7 +2,7 @@
 
 pub mod activation;
 //pub mod attention;
-//pub mod embedding;
+pub mod embedding;
 pub mod gemm;
 pub mod loss;
 pub mod moving;
