@@ -2,3 +2,4 @@
 #![allow(missing_docs, unreachable_pub, clippy::undocumented_unsafe_blocks)]
 
 mod harness;
+mod rotary;

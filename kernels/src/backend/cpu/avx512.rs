@@ -73,6 +73,7 @@ impl Simd for Avx512 {
         fn f16_to_f32(a: __m512i) -> __m512 = _mm512_cvtph_ps(_mm512_cvtepi32_epi16(a));
         fn f32_to_f16(a: __m512) -> __m512i =
             _mm512_cvtepu16_epi32(_mm512_cvtps_ph::<{ _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC }>(a));
+        fn swap_pairs(a: __m512) -> __m512 = _mm512_permute_ps::<0b1011_0001>(a);
         fn sum(a: __m512) -> f32 = {
             let half = _mm256_add_ps(_mm512_castps512_ps256(a), _mm512_extractf32x8_ps::<1>(a));
             let b = _mm_add_ps(_mm256_castps256_ps128(half), _mm256_extractf128_ps::<1>(half));

@@ -22,3 +22,21 @@ pub fn exp<S: Simd>(s: S, x: S::F) -> S::F {
     let power = |k| s.of_bits(s.shl::<23>(s.add_i(k, s.splat_i(127))));
     s.mul(s.mul(p, power(a)), power(b))
 }
+
+/// Sine and cosine of `quarters` quarter turns (each pi / 2), |quarters| <= 1/2, plus `whole` more: within 2^-23.
+///
+/// Minimax polynomials on [-pi/4, pi/4] (Cephes, sinf and cosf), then signs and roles by the quadrant.
+#[inline(always)]
+pub fn sin_cos_quarters<S: Simd>(s: S, quarters: S::F, whole: S::I) -> (S::F, S::F) {
+    let x = s.mul(quarters, s.splat(std::f32::consts::FRAC_PI_2));
+    let z = s.mul(x, x);
+    let p = s.fast_fma(z, s.splat(-1.951_529_6e-4), s.splat(8.332_161e-3));
+    let p = s.fast_fma(z, p, s.splat(-1.666_665_5e-1));
+    let sin = s.fast_fma(s.mul(z, x), p, x);
+    let q = s.fast_fma(z, s.splat(2.443_315_7e-5), s.splat(-1.388_731_6e-3));
+    let q = s.fast_fma(z, q, s.splat(4.166_664_6e-2));
+    let cos = s.fast_fma(s.mul(z, z), q, s.fast_fma(z, s.splat(-0.5), s.splat(1.0)));
+    let odd = s.eq_i(s.and(whole, s.splat_i(1)), s.splat_i(1));
+    let minus = |x, quadrant| s.of_bits(s.xor(s.bits(x), s.shl::<30>(s.and(quadrant, s.splat_i(2)))));
+    (minus(s.select(odd, cos, sin), whole), minus(s.select(odd, sin, cos), s.add_i(whole, s.splat_i(1))))
+}

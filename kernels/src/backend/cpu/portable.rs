@@ -57,6 +57,7 @@ impl Simd for Portable {
         fn eq_i(a: [i32; N], b: [i32; N]) -> [bool; N] = |i| a[i] == b[i];
         fn select(m: [bool; N], a: [f32; N], b: [f32; N]) -> [f32; N] = |i| if m[i] { a[i] } else { b[i] };
         fn select_i(m: [bool; N], a: [i32; N], b: [i32; N]) -> [i32; N] = |i| if m[i] { a[i] } else { b[i] };
+        fn swap_pairs(a: [f32; N]) -> [f32; N] = |i| a[i ^ 1];
         fn f16_to_f32(a: [i32; N]) -> [f32; N] = |i| f16::from_bits(a[i] as u16).to_f32();
         fn f32_to_f16(a: [f32; N]) -> [i32; N] = |i| i32::from(f16::from_f32(a[i]).to_bits());
     }

@@ -148,6 +148,9 @@ pub trait Simd: Copy + Send + Sync + 'static {
     /// f32 to f16 bits in the low 16 of each lane, nearest even; the high 16 are 0.
     fn f32_to_f16(self, a: Self::F) -> Self::I;
 
+    /// Lanes 2i and 2i + 1 exchanged.
+    fn swap_pairs(self, a: Self::F) -> Self::F;
+
     /// Sum of the lanes: halves are added until one lane is left, so the order is fixed for a level.
     fn sum(self, a: Self::F) -> f32;
     /// Largest lane; as [`Simd::max`] when a lane is NaN.
