@@ -31,6 +31,7 @@ fn first(n: usize) -> __m256i {
 
 impl Simd for Avx2 {
     const LANES: usize = 8;
+    const REGISTERS: usize = 16;
     type F = __m256;
     type I = __m256i;
     type M = __m256;
@@ -144,6 +145,29 @@ impl Simd for Avx2 {
         unsafe {
             self.store_u16(lanes.as_mut_ptr(), x);
             std::ptr::copy_nonoverlapping(lanes.as_ptr(), p, n);
+        }
+    }
+
+    #[inline(always)]
+    fn transpose(self, load: impl Fn(usize) -> __m256, mut store: impl FnMut(usize, __m256)) {
+        // SAFETY: as for the methods above.
+        unsafe {
+            // columns[c][g], 128-bit lane l: rows 4g to 4g + 3 of column 4l + c.
+            let mut columns = [[_mm256_setzero_ps(); 2]; 4];
+            for g in 0..2 {
+                let (r0, r1, r2, r3) = (load(4 * g), load(4 * g + 1), load(4 * g + 2), load(4 * g + 3));
+                let (low01, high01) = (_mm256_unpacklo_ps(r0, r1), _mm256_unpackhi_ps(r0, r1));
+                let (low23, high23) = (_mm256_unpacklo_ps(r2, r3), _mm256_unpackhi_ps(r2, r3));
+                let pd = |x| _mm256_castps_pd(x);
+                columns[0][g] = _mm256_castpd_ps(_mm256_unpacklo_pd(pd(low01), pd(low23)));
+                columns[1][g] = _mm256_castpd_ps(_mm256_unpackhi_pd(pd(low01), pd(low23)));
+                columns[2][g] = _mm256_castpd_ps(_mm256_unpacklo_pd(pd(high01), pd(high23)));
+                columns[3][g] = _mm256_castpd_ps(_mm256_unpackhi_pd(pd(high01), pd(high23)));
+            }
+            for (c, [u0, u1]) in columns.into_iter().enumerate() {
+                store(c, _mm256_permute2f128_ps::<0x20>(u0, u1));
+                store(4 + c, _mm256_permute2f128_ps::<0x31>(u0, u1));
+            }
         }
     }
 }

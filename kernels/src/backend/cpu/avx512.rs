@@ -1,12 +1,12 @@
 //! AVX-512 F, BW, DQ and VL: sixteen lanes.
 #![cfg(target_arch = "x86_64")]
 
-use super::simd::Simd;
+use super::simd::{Simd, widening_dot_bf16};
 use std::arch::x86_64::*;
 
-/// Sixteen lanes of AVX-512.
+/// Sixteen lanes of AVX-512; `DOT_BF16` when the code is also compiled for AVX512-BF16.
 #[derive(Clone, Copy)]
-pub(super) struct Avx512;
+pub(super) struct Avx512<const DOT_BF16: bool>;
 
 macro_rules! lanes {
     ($(fn $name:ident($($arg:ident: $t:ty),*) -> $r:ty = $e:expr;)*) => {
@@ -27,8 +27,9 @@ fn first(n: usize) -> __mmask16 {
     ((1u32 << n) - 1) as __mmask16
 }
 
-impl Simd for Avx512 {
+impl<const DOT_BF16: bool> Simd for Avx512<DOT_BF16> {
     const LANES: usize = 16;
+    const REGISTERS: usize = 32;
     type F = __m512;
     type I = __m512i;
     type M = __mmask16;
@@ -137,5 +138,44 @@ impl Simd for Avx512 {
     unsafe fn store_u16_partial(self, p: *mut u16, x: __m512i, n: usize) {
         // SAFETY: masked lanes are not written.
         unsafe { _mm256_mask_storeu_epi16(p.cast(), first(n), _mm512_cvtepi32_epi16(x)) }
+    }
+
+    #[inline(always)]
+    fn dot_bf16(self, a: __m512, b: __m512, c: __m512) -> __m512 {
+        if !DOT_BF16 {
+            return widening_dot_bf16(self, a, b, c);
+        }
+        // SAFETY: with `DOT_BF16` this is only used inside code that Level::dispatch_bf16 compiled for a CPU that has
+        // AVX512-BF16; __m512bh is 32 bf16 in the same 512 bits.
+        unsafe {
+            _mm512_dpbf16_ps(c, std::mem::transmute::<__m512, __m512bh>(a), std::mem::transmute::<__m512, __m512bh>(b))
+        }
+    }
+
+    #[inline(always)]
+    fn transpose(self, load: impl Fn(usize) -> __m512, mut store: impl FnMut(usize, __m512)) {
+        // SAFETY: as for the methods above.
+        unsafe {
+            // columns[c][g], 128-bit lane l: rows 4g to 4g + 3 of column 4l + c.
+            let mut columns = [[_mm512_setzero_ps(); 4]; 4];
+            for g in 0..4 {
+                let (r0, r1, r2, r3) = (load(4 * g), load(4 * g + 1), load(4 * g + 2), load(4 * g + 3));
+                let (low01, high01) = (_mm512_unpacklo_ps(r0, r1), _mm512_unpackhi_ps(r0, r1));
+                let (low23, high23) = (_mm512_unpacklo_ps(r2, r3), _mm512_unpackhi_ps(r2, r3));
+                let pd = |x| _mm512_castps_pd(x);
+                columns[0][g] = _mm512_castpd_ps(_mm512_unpacklo_pd(pd(low01), pd(low23)));
+                columns[1][g] = _mm512_castpd_ps(_mm512_unpackhi_pd(pd(low01), pd(low23)));
+                columns[2][g] = _mm512_castpd_ps(_mm512_unpacklo_pd(pd(high01), pd(high23)));
+                columns[3][g] = _mm512_castpd_ps(_mm512_unpackhi_pd(pd(high01), pd(high23)));
+            }
+            for (c, [u0, u1, u2, u3]) in columns.into_iter().enumerate() {
+                let (even01, even23) = (_mm512_shuffle_f32x4::<0x88>(u0, u1), _mm512_shuffle_f32x4::<0x88>(u2, u3));
+                let (odd01, odd23) = (_mm512_shuffle_f32x4::<0xdd>(u0, u1), _mm512_shuffle_f32x4::<0xdd>(u2, u3));
+                store(c, _mm512_shuffle_f32x4::<0x88>(even01, even23));
+                store(4 + c, _mm512_shuffle_f32x4::<0x88>(odd01, odd23));
+                store(8 + c, _mm512_shuffle_f32x4::<0xdd>(even01, even23));
+                store(12 + c, _mm512_shuffle_f32x4::<0xdd>(odd01, odd23));
+            }
+        }
     }
 }

@@ -75,6 +75,14 @@ impl<'a> Cpu<'a> {
         unsafe { self.level.dispatch(kernel) }
     }
 
+    /// Runs `kernel` with [`Simd::dot_bf16`] as one instruction. Panics unless the level is [`Level::Avx512Bf16`].
+    #[inline(always)]
+    pub fn dispatch_bf16<K: Kernel>(&self, kernel: K) -> K::Output {
+        assert_eq!(self.level, Level::Avx512Bf16);
+        // SAFETY: `new` checked that the CPU has the level.
+        unsafe { Level::dispatch_bf16(kernel) }
+    }
+
     /// Largest number of workers that may run at the same time.
     pub fn workers(&self) -> usize {
         self.workers.count()

@@ -21,6 +21,7 @@ macro_rules! lanes {
 
 impl Simd for Portable {
     const LANES: usize = N;
+    const REGISTERS: usize = 8;
     type F = [f32; N];
     type I = [i32; N];
     type M = [bool; N];
@@ -126,5 +127,11 @@ impl Simd for Portable {
     #[inline(always)]
     fn max_lane(self, a: [f32; N]) -> f32 {
         a.into_iter().reduce(|x, y| if x > y { x } else { y }).unwrap_or(f32::NEG_INFINITY)
+    }
+
+    #[inline(always)]
+    fn transpose(self, load: impl Fn(usize) -> [f32; N], mut store: impl FnMut(usize, [f32; N])) {
+        let rows: [[f32; N]; N] = from_fn(load);
+        (0..N).for_each(|column| store(column, from_fn(|row| rows[row][column])));
     }
 }
