@@ -1,6 +1,7 @@
 //! The operations. Each folder holds one: its contract (`mod.rs`), its oracle (`reference.rs`) and its fast version
 //! for the CPU (`cpu.rs`).
 
+pub mod attention;
 pub mod rotary;
 
 use crate::backend::cpu::Cpu;

@@ -153,6 +153,34 @@ impl<const DOT_BF16: bool> Simd for Avx512<DOT_BF16> {
     }
 
     #[inline(always)]
+    fn pair_bf16(self, low: __m512, high: __m512) -> __m512 {
+        if !DOT_BF16 {
+            return self.of_bits(self.or(self.f32_to_bf16(low), self.shl::<16>(self.f32_to_bf16(high))));
+        }
+        // SAFETY: as for dot_bf16.
+        unsafe {
+            let low = std::mem::transmute::<__m256bh, __m256i>(_mm512_cvtneps_pbh(low));
+            let high = std::mem::transmute::<__m256bh, __m256i>(_mm512_cvtneps_pbh(high));
+            let words =
+                _mm512_or_si512(_mm512_cvtepu16_epi32(low), _mm512_slli_epi32::<16>(_mm512_cvtepu16_epi32(high)));
+            _mm512_castsi512_ps(words)
+        }
+    }
+
+    #[inline(always)]
+    unsafe fn store_dot_bf16(self, p: *mut u16, x: __m512) {
+        if !DOT_BF16 {
+            // SAFETY: the caller's promise.
+            return unsafe { self.store_u16(p, self.f32_to_bf16(x)) };
+        }
+        // SAFETY: the caller's promise, and as for dot_bf16.
+        unsafe {
+            let narrow = std::mem::transmute::<__m256bh, __m256i>(_mm512_cvtneps_pbh(x));
+            _mm256_storeu_si256(p.cast(), narrow);
+        }
+    }
+
+    #[inline(always)]
     fn transpose(self, load: impl Fn(usize) -> __m512, mut store: impl FnMut(usize, __m512)) {
         // SAFETY: as for the methods above.
         unsafe {

@@ -40,3 +40,20 @@ pub fn sin_cos_quarters<S: Simd>(s: S, quarters: S::F, whole: S::I) -> (S::F, S:
     let minus = |x, quadrant| s.of_bits(s.xor(s.bits(x), s.shl::<30>(s.and(quadrant, s.splat_i(2)))));
     (minus(s.select(odd, cos, sin), whole), minus(s.select(odd, sin, cos), s.add_i(whole, s.splat_i(1))))
 }
+
+/// 2^x within 2 ulp for x <= 126, NaN for NaN; 0 below -126, where results would be denormal.
+///
+/// x = n + r, |r| <= 1/2; 2^r by a minimax polynomial (Cephes, exp2f); n is added to the exponent.
+#[inline(always)]
+pub fn exp2<S: Simd>(s: S, x: S::F) -> S::F {
+    // max returns its second argument for NaN.
+    let bounded = s.max(s.splat(-127.0), x);
+    let n = s.round(bounded);
+    let r = s.sub(bounded, n);
+    let mut p = s.splat(1.535_336_2e-4);
+    for c in [1.339_887_4e-3, 9.618_437e-3, 5.550_332_5e-2, 2.402_264_8e-1, 6.931_472e-1, 1.0] {
+        p = s.fast_fma(p, r, s.splat(c));
+    }
+    let power = s.of_bits(s.add_i(s.bits(p), s.shl::<23>(s.to_i(n))));
+    s.select(s.lt(x, s.splat(-126.0)), s.splat(0.0), power)
+}

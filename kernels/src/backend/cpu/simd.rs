@@ -170,6 +170,22 @@ pub trait Simd: Copy + Send + Sync + 'static {
         widening_dot_bf16(self, a, b, c)
     }
 
+    /// Words of two bf16 as [`Simd::dot_bf16`] reads them: `low` and `high` rounded to nearest even. Code run by
+    /// [`super::Cpu::dispatch_bf16`] uses the instruction, which makes denormals zeros.
+    #[inline(always)]
+    fn pair_bf16(self, low: Self::F, high: Self::F) -> Self::F {
+        self.of_bits(self.or(self.f32_to_bf16(low), self.shl::<16>(self.f32_to_bf16(high))))
+    }
+    /// Writes LANES values as bf16, rounded as by [`Simd::pair_bf16`].
+    ///
+    /// # Safety
+    /// `p` is valid for writes of LANES elements.
+    #[inline(always)]
+    unsafe fn store_dot_bf16(self, p: *mut u16, x: Self::F) {
+        // SAFETY: the caller's promise.
+        unsafe { self.store_u16(p, self.f32_to_bf16(x)) }
+    }
+
     /// -a.
     #[inline(always)]
     fn neg(self, a: Self::F) -> Self::F {
