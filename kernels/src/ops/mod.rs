@@ -4,6 +4,7 @@
 pub mod accumulate;
 pub mod adamw;
 pub mod add;
+pub mod attention;
 pub mod bias_gradient;
 pub mod cross_entropy;
 pub mod exact_sum;
@@ -14,6 +15,7 @@ pub mod linear_cross_entropy;
 pub mod lion;
 mod optimizer;
 pub mod rms_norm;
+pub mod rotary;
 pub mod sgd;
 pub mod swiglu;
 pub mod write_back;

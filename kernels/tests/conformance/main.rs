@@ -4,6 +4,7 @@
 mod accumulate;
 mod adamw;
 mod add;
+mod attention;
 mod bias_gradient;
 mod cross_entropy;
 mod exact_sum;
@@ -16,6 +17,7 @@ mod lion;
 mod math;
 mod optimizer;
 mod rms_norm;
+mod rotary;
 mod sgd;
 mod swiglu;
 mod write_back;
