@@ -7,6 +7,7 @@ pub mod add;
 pub mod attention;
 pub mod bias_gradient;
 pub mod cross_entropy;
+pub mod embedding;
 pub mod exact_sum;
 pub mod gelu;
 pub mod gemm;

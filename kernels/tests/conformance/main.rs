@@ -7,6 +7,7 @@ mod add;
 mod attention;
 mod bias_gradient;
 mod cross_entropy;
+mod embedding;
 mod exact_sum;
 mod gelu;
 mod gemm;
