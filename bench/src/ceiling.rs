@@ -1,6 +1,6 @@
 //! What the machine can do: arithmetic peaks from registers, and the bandwidth of plain loops.
 
-use scalert_runtime::backend::cpu::Level;
+use scalert_runtime::SimdLevel as Level;
 use std::hint::black_box;
 use std::thread;
 

@@ -227,7 +227,7 @@ impl<'a> View<'a> {
         merged.shape = [1; MAX_DIMS];
         merged.stride = [0; MAX_DIMS];
         (merged.shape[0], merged.shape[1]) = (self.row_count(), self.width());
-        (merged.stride[0], merged.stride[1]) = (long.last().map_or(0, |d| self.stride[d]), self.stride[lead]);
+        (merged.stride[0], merged.stride[1]) = (long.max().map_or(0, |d| self.stride[d]), self.stride[lead]);
         merged
     }
 

@@ -4,11 +4,16 @@
 pub mod accumulate;
 pub mod adamw;
 pub mod add;
+pub mod bias_gradient;
 pub mod cross_entropy;
 pub mod exact_sum;
 pub mod gelu;
+pub mod gemm;
+pub mod layer_norm;
+pub mod linear_cross_entropy;
 pub mod lion;
 mod optimizer;
+pub mod rms_norm;
 pub mod sgd;
 pub mod swiglu;
 pub mod write_back;

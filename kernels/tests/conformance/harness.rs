@@ -288,13 +288,34 @@ pub fn epsilon(dtype: DType) -> f64 {
     }
 }
 
+/// Half of the smallest denormal of this dtype: the error of a store that underflows.
+pub fn half_denormal(dtype: DType) -> f64 {
+    match dtype {
+        DType::F32 => 2f64.powi(-150),
+        DType::BF16 => 2f64.powi(-134),
+        DType::F16 => 2f64.powi(-25),
+        _ => 0.0,
+    }
+}
+
 /// Requires |actual - expected| <= relative * |expected| + absolute, equal infinities, and NaN where NaN is expected.
 pub fn assert_close(what: &str, actual: &Tensor, expected: &[f64], relative: f64, absolute: f64) {
+    assert_each_close(what, actual, expected, relative, |_| absolute);
+}
+
+/// [`assert_close`] with an absolute tolerance for each element.
+pub fn assert_each_close(
+    what: &str,
+    actual: &Tensor,
+    expected: &[f64],
+    relative: f64,
+    absolute: impl Fn(usize) -> f64,
+) {
     assert_eq!(actual.numel(), expected.len(), "{what}: sizes differ");
     for (i, &e) in expected.iter().enumerate() {
         let a = actual.get(i);
         let same = (a.is_nan() && e.is_nan()) || a == e;
-        let close = (a - e).abs() <= relative * e.abs() + absolute;
+        let close = (a - e).abs() <= relative * e.abs() + absolute(i);
         // A value past the largest of the dtype is stored as infinity.
         let overflow = a.is_infinite()
             && a.signum() == e.signum()

@@ -1,7 +1,7 @@
 //! AVX2 with FMA and F16C: eight lanes.
 #![cfg(target_arch = "x86_64")]
 
-use super::simd::Simd;
+use super::simd::{MOST_LANES, Simd};
 use std::arch::x86_64::*;
 
 /// Eight lanes of AVX2, FMA and F16C.
@@ -31,6 +31,7 @@ fn first(n: usize) -> __m256i {
 
 impl Simd for Avx2 {
     const LANES: usize = 8;
+    const REGISTERS: usize = 16;
     type F = __m256;
     type I = __m256i;
     type M = __m256;
@@ -171,6 +172,33 @@ impl Simd for Avx2 {
         unsafe {
             self.store_u16(lanes.as_mut_ptr(), x);
             std::ptr::copy_nonoverlapping(lanes.as_ptr(), p, n);
+        }
+    }
+
+    #[inline(always)]
+    fn transpose(self, rows: &mut [__m256; MOST_LANES]) {
+        // SAFETY: as for the methods above.
+        unsafe {
+            // groups[g][c], 128-bit lane l: rows 4g to 4g + 3 of column 4l + c.
+            let mut groups = [[_mm256_setzero_ps(); 4]; 2];
+            for (g, columns) in groups.iter_mut().enumerate() {
+                let (r0, r1, r2, r3) = (rows[4 * g], rows[4 * g + 1], rows[4 * g + 2], rows[4 * g + 3]);
+                let low01 = _mm256_castps_pd(_mm256_unpacklo_ps(r0, r1));
+                let high01 = _mm256_castps_pd(_mm256_unpackhi_ps(r0, r1));
+                let low23 = _mm256_castps_pd(_mm256_unpacklo_ps(r2, r3));
+                let high23 = _mm256_castps_pd(_mm256_unpackhi_ps(r2, r3));
+                *columns = [
+                    _mm256_castpd_ps(_mm256_unpacklo_pd(low01, low23)),
+                    _mm256_castpd_ps(_mm256_unpackhi_pd(low01, low23)),
+                    _mm256_castpd_ps(_mm256_unpacklo_pd(high01, high23)),
+                    _mm256_castpd_ps(_mm256_unpackhi_pd(high01, high23)),
+                ];
+            }
+            for c in 0..4 {
+                let (u0, u1) = (groups[0][c], groups[1][c]);
+                rows[c] = _mm256_permute2f128_ps::<0x20>(u0, u1);
+                rows[4 + c] = _mm256_permute2f128_ps::<0x31>(u0, u1);
+            }
         }
     }
 }

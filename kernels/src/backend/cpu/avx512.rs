@@ -1,12 +1,12 @@
 //! AVX-512 F, BW, DQ and VL: sixteen lanes.
 #![cfg(target_arch = "x86_64")]
 
-use super::simd::Simd;
+use super::simd::{MOST_LANES, Simd, widening_dot_bf16};
 use std::arch::x86_64::*;
 
-/// Sixteen lanes of AVX-512.
+/// Sixteen lanes of AVX-512; `DOT_BF16` when the code is also compiled for AVX512-BF16.
 #[derive(Clone, Copy)]
-pub(super) struct Avx512;
+pub(super) struct Avx512<const DOT_BF16: bool>;
 
 macro_rules! lanes {
     ($(fn $name:ident($($arg:ident: $t:ty),*) -> $r:ty = $e:expr;)*) => {
@@ -34,8 +34,9 @@ fn first(n: usize) -> __mmask16 {
     ((1u32 << n) - 1) as __mmask16
 }
 
-impl Simd for Avx512 {
+impl<const DOT_BF16: bool> Simd for Avx512<DOT_BF16> {
     const LANES: usize = 16;
+    const REGISTERS: usize = 32;
     type F = __m512;
     type I = __m512i;
     type M = __mmask16;
@@ -180,5 +181,48 @@ impl Simd for Avx512 {
     unsafe fn store_u16_partial(self, p: *mut u16, x: __m512i, n: usize) {
         // SAFETY: masked lanes are not written.
         unsafe { _mm256_mask_storeu_epi16(p.cast(), first(n), _mm512_cvtepi32_epi16(x)) }
+    }
+
+    #[inline(always)]
+    fn dot_bf16(self, a: __m512, b: __m512, c: __m512) -> __m512 {
+        if !DOT_BF16 {
+            return widening_dot_bf16(self, a, b, c);
+        }
+        // SAFETY: with `DOT_BF16` this is only used inside code that Level::dispatch_bf16 compiled for a CPU that has
+        // AVX512-BF16; __m512bh is 32 bf16 in the same 512 bits.
+        unsafe {
+            _mm512_dpbf16_ps(c, std::mem::transmute::<__m512, __m512bh>(a), std::mem::transmute::<__m512, __m512bh>(b))
+        }
+    }
+
+    #[inline(always)]
+    fn transpose(self, rows: &mut [__m512; MOST_LANES]) {
+        // SAFETY: as for the methods above.
+        unsafe {
+            // groups[g][c], 128-bit lane l: rows 4g to 4g + 3 of column 4l + c.
+            let mut groups = [[_mm512_setzero_ps(); 4]; 4];
+            for (g, columns) in groups.iter_mut().enumerate() {
+                let (r0, r1, r2, r3) = (rows[4 * g], rows[4 * g + 1], rows[4 * g + 2], rows[4 * g + 3]);
+                let low01 = _mm512_castps_pd(_mm512_unpacklo_ps(r0, r1));
+                let high01 = _mm512_castps_pd(_mm512_unpackhi_ps(r0, r1));
+                let low23 = _mm512_castps_pd(_mm512_unpacklo_ps(r2, r3));
+                let high23 = _mm512_castps_pd(_mm512_unpackhi_ps(r2, r3));
+                *columns = [
+                    _mm512_castpd_ps(_mm512_unpacklo_pd(low01, low23)),
+                    _mm512_castpd_ps(_mm512_unpackhi_pd(low01, low23)),
+                    _mm512_castpd_ps(_mm512_unpacklo_pd(high01, high23)),
+                    _mm512_castpd_ps(_mm512_unpackhi_pd(high01, high23)),
+                ];
+            }
+            for c in 0..4 {
+                let (u0, u1, u2, u3) = (groups[0][c], groups[1][c], groups[2][c], groups[3][c]);
+                let (even01, even23) = (_mm512_shuffle_f32x4::<0x88>(u0, u1), _mm512_shuffle_f32x4::<0x88>(u2, u3));
+                let (odd01, odd23) = (_mm512_shuffle_f32x4::<0xdd>(u0, u1), _mm512_shuffle_f32x4::<0xdd>(u2, u3));
+                rows[c] = _mm512_shuffle_f32x4::<0x88>(even01, even23);
+                rows[4 + c] = _mm512_shuffle_f32x4::<0x88>(odd01, odd23);
+                rows[8 + c] = _mm512_shuffle_f32x4::<0xdd>(even01, even23);
+                rows[12 + c] = _mm512_shuffle_f32x4::<0xdd>(odd01, odd23);
+            }
+        }
     }
 }

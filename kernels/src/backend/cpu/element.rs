@@ -31,6 +31,25 @@ pub trait Element: Copy + Send + Sync + 'static {
     /// # Safety
     /// `p` is valid for writes of `n` elements.
     unsafe fn store_partial<S: Simd>(s: S, p: *mut Self, x: S::F, n: usize);
+
+    /// Reads `n` elements, or LANES if that is fewer; the other lanes are 0.
+    ///
+    /// # Safety
+    /// `p` is valid for reads of min(n, LANES) elements.
+    #[inline(always)]
+    unsafe fn load_up_to<S: Simd>(s: S, p: *const Self, n: usize) -> S::F {
+        // SAFETY: the caller's promise.
+        unsafe { if n >= S::LANES { Self::load(s, p) } else { Self::load_partial(s, p, n) } }
+    }
+    /// Writes the first `n` lanes, or LANES if that is fewer, rounded to nearest even.
+    ///
+    /// # Safety
+    /// `p` is valid for writes of min(n, LANES) elements.
+    #[inline(always)]
+    unsafe fn store_up_to<S: Simd>(s: S, p: *mut Self, x: S::F, n: usize) {
+        // SAFETY: the caller's promise.
+        unsafe { if n >= S::LANES { Self::store(s, p, x) } else { Self::store_partial(s, p, x, n) } }
+    }
 }
 
 impl Element for f32 {

@@ -82,7 +82,7 @@ impl Level {
         }
         #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx2,fma,f16c")]
         fn avx512<K: Kernel>(kernel: K) -> K::Output {
-            kernel.run(Avx512)
+            kernel.run(Avx512::<false>)
         }
         match self {
             Level::Portable => kernel.run(Portable),
@@ -91,5 +91,19 @@ impl Level {
             // SAFETY: as above.
             Level::Avx512 | Level::Avx512Bf16 => unsafe { avx512(kernel) },
         }
+    }
+
+    /// Runs `kernel` compiled for [`Level::Avx512Bf16`] with the bf16 dot product as one instruction.
+    ///
+    /// # Safety
+    /// The CPU has [`Level::Avx512Bf16`].
+    #[inline(always)]
+    pub(super) unsafe fn dispatch_bf16<K: Kernel>(kernel: K) -> K::Output {
+        #[target_feature(enable = "avx512bf16,avx512f,avx512bw,avx512dq,avx512vl,avx2,fma,f16c")]
+        fn avx512<K: Kernel>(kernel: K) -> K::Output {
+            kernel.run(Avx512::<true>)
+        }
+        // SAFETY: the caller promised that the CPU has the level.
+        unsafe { avx512(kernel) }
     }
 }

@@ -18,7 +18,7 @@ pub(crate) use element::Bf16Away;
 pub use element::Element;
 pub use level::{Kernel, Level};
 pub use portable::Portable;
-pub use simd::Simd;
+pub use simd::{MOST_LANES, Simd};
 
 use std::sync::atomic::{AtomicUsize, Ordering};
 
@@ -77,6 +77,14 @@ impl<'a> Cpu<'a> {
     pub fn dispatch<K: Kernel>(&self, kernel: K) -> K::Output {
         // SAFETY: `new` checked that the CPU has the level.
         unsafe { self.level.dispatch(kernel) }
+    }
+
+    /// Runs `kernel` with [`Simd::dot_bf16`] as one instruction. Panics unless the level is [`Level::Avx512Bf16`].
+    #[inline(always)]
+    pub fn dispatch_bf16<K: Kernel>(&self, kernel: K) -> K::Output {
+        assert_eq!(self.level, Level::Avx512Bf16);
+        // SAFETY: `new` checked that the CPU has the level.
+        unsafe { Level::dispatch_bf16(kernel) }
     }
 
     /// Largest number of workers that may run at the same time.

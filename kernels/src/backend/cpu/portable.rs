@@ -1,6 +1,6 @@
 //! The level that every CPU has: arrays of eight lanes that the compiler may vectorise.
 
-use super::simd::Simd;
+use super::simd::{MOST_LANES, Simd};
 use crate::dtype::f16;
 use std::array::from_fn;
 
@@ -21,6 +21,7 @@ macro_rules! lanes {
 
 impl Simd for Portable {
     const LANES: usize = N;
+    const REGISTERS: usize = 8;
     type F = [f32; N];
     type I = [i32; N];
     type M = [bool; N];
@@ -135,5 +136,11 @@ impl Simd for Portable {
     #[inline(always)]
     fn max_lane(self, a: [f32; N]) -> f32 {
         a.into_iter().reduce(|x, y| if x > y { x } else { y }).unwrap_or(f32::NEG_INFINITY)
+    }
+
+    #[inline(always)]
+    fn transpose(self, rows: &mut [[f32; N]; MOST_LANES]) {
+        let columns: [[f32; N]; N] = from_fn(|column| from_fn(|row| rows[row][column]));
+        rows[..N].copy_from_slice(&columns);
     }
 }

@@ -1,5 +1,8 @@
 //! One interface to the vector instructions of every level.
 
+/// Largest [`Simd::LANES`].
+pub const MOST_LANES: usize = 16;
+
 /// An instruction set: vectors of [`Simd::LANES`] 32-bit lanes.
 ///
 /// Every method is lane-wise and rounds as IEEE 754 says, so a kernel that uses only these methods (and no
@@ -9,6 +12,8 @@
 pub trait Simd: Copy + Send + Sync + 'static {
     /// Lanes of a vector: 8 or 16.
     const LANES: usize;
+    /// Vectors of LANES lanes that the registers hold: how large a tile of sums a matrix product keeps in them.
+    const REGISTERS: usize;
     /// f32 lanes.
     type F: Copy;
     /// i32 lanes.
@@ -169,6 +174,19 @@ pub trait Simd: Copy + Send + Sync + 'static {
     /// Largest lane; as [`Simd::max`] when a lane is NaN.
     fn max_lane(self, a: Self::F) -> f32;
 
+    /// Transposes the block of the first LANES rows. (Not a matter of closures: those that are not inlined are compiled
+    /// without the level's instructions.)
+    fn transpose(self, rows: &mut [Self::F; MOST_LANES]);
+
+    /// c + a0 * b0 + a1 * b1 in each lane, whose 32 bits are two bf16 of `a` and of `b`.
+    ///
+    /// Code run by [`super::Cpu::dispatch_bf16`] uses the instruction, which takes denormal inputs and gives denormal
+    /// results as zeros.
+    #[inline(always)]
+    fn dot_bf16(self, a: Self::F, b: Self::F, c: Self::F) -> Self::F {
+        widening_dot_bf16(self, a, b, c)
+    }
+
     /// a * 2^n for integral n in -252..=254; NaN where a is NaN, whatever n. Denormal results may be rounded twice.
     #[inline(always)]
     fn scale(self, a: Self::F, n: Self::F) -> Self::F {
@@ -221,4 +239,13 @@ pub trait Simd: Copy + Send + Sync + 'static {
         let nan = self.gt_i(magnitude, self.splat_i(0x7f80_0000));
         self.select_i(nan, self.or(high, self.splat_i(0x0040)), rounded)
     }
+}
+
+/// [`Simd::dot_bf16`] without an instruction for it.
+#[inline(always)]
+pub(super) fn widening_dot_bf16<S: Simd>(s: S, a: S::F, b: S::F, c: S::F) -> S::F {
+    let high = s.splat_i(0xffff_0000_u32 as i32);
+    let (a, b) = (s.bits(a), s.bits(b));
+    let c = s.fast_fma(s.bf16_to_f32(a), s.bf16_to_f32(b), c);
+    s.fast_fma(s.of_bits(s.and(a, high)), s.of_bits(s.and(b, high)), c)
 }

@@ -15,7 +15,8 @@ const TASK: usize = 16 * 1024;
 /// `v` elements of type `G` become the gradients times `scale`; `dlogits` may be `logits`.
 ///
 /// # Safety
-/// `logits` is valid for reads and `dlogits`, unless null, for writes of `v` elements; they are equal or apart.
+/// `logits` is valid for reads and `dlogits`, unless null, for writes of `v` elements; they are apart, or equal and
+/// `G` no wider than `L`.
 #[inline(always)]
 pub(crate) unsafe fn row<S: Simd, L: Element, G: Element>(
     s: S,
@@ -69,18 +70,19 @@ unsafe fn exponential_sum<S: Simd, L: Element>(s: S, logits: *const L, v: usize)
 #[inline(always)]
 unsafe fn block_sum<S: Simd, L: Element>(s: S, logits: *const L, n: usize, least: f32) -> (f32, f32) {
     let mut largest = [s.splat(least); UNROLL];
-    // SAFETY: the caller's promise.
     each_vector!(S, n, |at, span, k| {
+        // SAFETY: the caller's promise.
         let x = unsafe { span.load(s, logits.add(at)) };
         largest[k] = s.max(span.keep(s, x, f32::NEG_INFINITY), largest[k]);
     });
     let m = s.max_lane(s.max(s.max(largest[0], largest[1]), s.max(largest[2], largest[3])));
     let shift = s.splat(m);
     let mut sums = [s.splat(0.0); UNROLL];
-    // SAFETY: the caller's promise.
     each_vector!(S, n, |at, span, k| {
-        let x = span.keep(s, unsafe { span.load(s, logits.add(at)) }, f32::NEG_INFINITY);
-        sums[k] = s.add(sums[k], exp_nonpositive(s, s.sub(x, shift)));
+        // SAFETY: the caller's promise.
+        let x = unsafe { span.load(s, logits.add(at)) };
+        let x = s.sub(span.keep(s, x, f32::NEG_INFINITY), shift);
+        sums[k] = s.add(sums[k], exp_nonpositive(s, x));
     });
     (m, total(s, sums))
 }
