@@ -4,9 +4,18 @@
 pub mod accumulate;
 pub mod adamw;
 pub mod add;
+pub mod axpy;
+pub mod cast;
 pub mod bias_gradient;
 pub mod cross_entropy;
+pub mod dropout;
 pub mod exact_sum;
+pub mod fill;
+pub mod gelu;
+pub mod lion;
+mod optimizer;
+pub mod random;
+pub mod scale;
 pub mod gelu;
 pub mod gemm;
 pub mod layer_norm;
