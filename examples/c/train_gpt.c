@@ -242,6 +242,7 @@ typedef struct model {
 
     parameter_t *parameters;
     uint32_t count;
+    uint64_t gradient_room;     /* for the largest gradient of a weight with that of its bias */
     uint32_t matrices, vectors; /* groups: with and without weight decay */
     uint32_t token_table, position_table, head;
     block_t *blocks;
@@ -260,6 +261,21 @@ static int llama(void) {
     return opt.arch == 1;
 }
 
+/* An arena deals in lines of 64 bytes. */
+static uint64_t round64(uint64_t bytes) {
+    return (bytes + 63) / 64 * 64;
+}
+
+/* Gradients are f32. */
+static uint64_t gradient_bytes(const model_t *m, uint32_t parameter) {
+    return parameter == SCALERT_NONE ? 0 : round64(4 * m->parameters[parameter].elements);
+}
+
+static void make_gradient_room(model_t *m, affine_t affine) {
+    const uint64_t bytes = gradient_bytes(m, affine.weight) + gradient_bytes(m, affine.bias);
+    m->gradient_room = bytes > m->gradient_room ? bytes : m->gradient_room;
+}
+
 static uint32_t add_parameter(model_t *m, const char *name, int64_t rows, int64_t columns, float deviation) {
     const int64_t shape[2] = {rows, columns};
     const uint32_t group = columns ? m->matrices : m->vectors;
@@ -271,6 +287,7 @@ static uint32_t add_parameter(model_t *m, const char *name, int64_t rows, int64_
     p->elements = (uint64_t)(rows * (columns ? columns : 1));
     p->deviation = deviation;
     m->count = number + 1;
+    make_gradient_room(m, (affine_t){number, SCALERT_NONE});
     return number;
 }
 
@@ -285,6 +302,7 @@ static affine_t add_affine(model_t *m, int64_t layer, const char *part, int64_t 
     snprintf(name, sizeof name, "%s%s.bias", prefix, part);
     if (!llama())
         affine.bias = add_parameter(m, name, rows, 0, 0.0f);
+    make_gradient_room(m, affine);
     return affine;
 }
 
@@ -358,16 +376,8 @@ static uint64_t dtype_bytes(scalert_dtype_t dtype) {
     return dtype == SCALERT_BF16 || dtype == SCALERT_F16 ? 2 : dtype == SCALERT_I64 ? 8 : 4;
 }
 
-static uint64_t round64(uint64_t bytes) {
-    return (bytes + 63) / 64 * 64;
-}
-
-static uint64_t gradient_bytes(const model_t *m, uint32_t parameter) { /* in f32 */
-    return parameter < m->count ? round64(4 * m->parameters[parameter].elements) : 0;
-}
-
 static void take(model_t *m, plan_t *plan, int purpose, void *where, int64_t elements, scalert_dtype_t dtype) {
-    const uint64_t bytes = round64((uint64_t)elements * dtype_bytes(dtype)); /* an arena deals in 64-byte lines */
+    const uint64_t bytes = round64((uint64_t)elements * dtype_bytes(dtype));
     scalert_arena_t *arena = purpose == EXCHANGE ? m->exchange : m->arena;
     void *memory = NULL;
     plan->bytes[purpose] += bytes;
@@ -386,7 +396,7 @@ static void take_norm(model_t *m, plan_t *plan, norm_t *norm, int64_t rows) {
 
 static plan_t take_everything(model_t *m) {
     const int64_t rows = opt.micro_batch * opt.context;
-    uint64_t largest = 0, pair = 0;
+    uint64_t largest = 0;
     plan_t plan = {{0}};
     for (int64_t l = 0; l < opt.layers; l++) {
         block_t *b = &m->blocks[l];
@@ -403,14 +413,11 @@ static plan_t take_everything(model_t *m) {
     take(m, &plan, BACKWARD, &m->gradient, rows * opt.width, m->dtype);
     take(m, &plan, BACKWARD, &m->dnormed, rows * opt.width, m->dtype);
     take(m, &plan, BACKWARD, &m->dwide, rows * (m->hidden > m->qkv_width ? m->hidden : m->qkv_width), m->dtype);
-    /* Gradients of parameters are made one weight and bias at a time and handed over at once, so the largest two
-     * neighbours are room enough; that of a tied table lives through the whole backward pass. This stays free. */
-    for (uint32_t p = 0; p < m->count; p++) {
+    /* Gradients of parameters are made one weight and bias at a time and handed over at once; only that of a tied table
+     * lives through the whole backward pass. Training takes this room and gives it back. */
+    plan.bytes[GRADIENTS] = m->gradient_room + (m->head == m->token_table ? gradient_bytes(m, m->head) : 0);
+    for (uint32_t p = 0; p < m->count; p++)
         largest = m->parameters[p].elements > largest ? m->parameters[p].elements : largest;
-        if (gradient_bytes(m, p) + gradient_bytes(m, p + 1) > pair)
-            pair = gradient_bytes(m, p) + gradient_bytes(m, p + 1);
-    }
-    plan.bytes[GRADIENTS] = pair + (m->head == m->token_table ? gradient_bytes(m, m->head) : 0);
     take(m, &plan, EXCHANGE, &m->tokens, rows, SCALERT_I32);
     take(m, &plan, EXCHANGE, &m->targets, rows, SCALERT_I32);
     take(m, &plan, EXCHANGE, &m->losses, rows, SCALERT_F32);
