@@ -9,10 +9,14 @@ pub mod cross_entropy;
 pub mod exact_sum;
 pub mod gelu;
 pub mod gemm;
+pub mod layer_norm;
+pub mod linear_cross_entropy;
 pub mod lion;
 mod optimizer;
+pub mod rms_norm;
 pub mod sgd;
 pub mod swiglu;
+pub mod write_back;
 
 use crate::backend::cpu::Cpu;
 use crate::view::Invalid;

@@ -1,4 +1,4 @@
-use crate::harness::{Rng, Tensor, assert_close, central_difference, epsilon, run_everywhere, run_with};
+use crate::harness::{Rng, Tensor, assert_close, central_difference, epsilon, half_denormal, run_everywhere, run_with};
 use scalert_kernels::dtype::DType;
 use scalert_kernels::ops::Op;
 use scalert_kernels::ops::cross_entropy::{CrossEntropy, reference};
@@ -39,12 +39,11 @@ fn compare(what: &str, logits: &Tensor, targets: &Tensor, ignore_index: i32, sca
     });
     let scale = f64::from(scales.0 * scales.1.unwrap_or(1.0));
     let (losses, gradients) = reference::cross_entropy(&logits.values(), &targets_of(targets), ignore_index, scale);
-    let tiny = if dtype == DType::F16 { 2f64.powi(-25) } else { 2f64.powi(-133) };
     let e32 = epsilon(DType::F32);
     for (level, out) in outputs {
         let what = format!("{what} {dtype} {shape:?} {}", level.name());
         assert_close(&format!("{what} losses"), &out[0], &losses, 8.0 * e32, 8.0 * e32);
-        let absolute = 16.0 * e32 * scale.abs() + tiny;
+        let absolute = 16.0 * e32 * scale.abs() + half_denormal(dtype);
         assert_close(&format!("{what} dlogits"), &out[1], &gradients, 2.0 * epsilon(dtype), absolute);
     }
 }

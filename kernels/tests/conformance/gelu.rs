@@ -1,4 +1,6 @@
-use crate::harness::{Rng, Tensor, assert_close, central_difference, epsilon, run_everywhere, run_with};
+use crate::harness::{
+    Rng, Tensor, assert_each_close, central_difference, epsilon, half_denormal, run_everywhere, run_with,
+};
 use scalert_kernels::dtype::DType;
 use scalert_kernels::ops::Op;
 use scalert_kernels::ops::gelu::{GeluBackward, GeluForward, GeluKind, reference};
@@ -10,18 +12,6 @@ const KINDS: [GeluKind; 2] = [GeluKind::Exact, GeluKind::Tanh];
 fn input(rng: &mut Rng, i: usize) -> f64 {
     let special = [0.0, -0.0, f64::NAN, f64::INFINITY, f64::NEG_INFINITY, 1e-40, -1e-40, 1e20, -1e20, 6e4, -6e4, -14.0];
     if i % 7 == 3 { special[i / 7 % special.len()] } else { rng.normal() * 3.0 }
-}
-
-fn assert_each(what: &str, actual: &Tensor, expected: &[f64], relative: f64, absolute: impl Fn(usize) -> f64) {
-    for (i, e) in expected.iter().enumerate() {
-        let one = Tensor::new(actual.dtype(), &[1]).fill(|_| actual.get(i));
-        assert_close(&format!("{what}, element {i}"), &one, &[*e], relative, absolute(i));
-    }
-}
-
-/// Half of the smallest denormal of the dtype.
-fn tiny(dtype: DType) -> f64 {
-    if dtype == DType::F16 { 2f64.powi(-25) } else { 2f64.powi(-133) }
 }
 
 #[test]
@@ -55,12 +45,12 @@ fn matches_the_reference() {
                 for (level, out) in outputs {
                     let what = format!("{} {dtype} {kind:?} {shape:?}", level.name());
                     let y = reference::forward(kind, &x);
-                    assert_each(&format!("{what} y"), &out[0], &y, 2.0 * e, |i| {
-                        4.0 * e32 * x[i].abs().min(1.0) + tiny(dtype)
+                    assert_each_close(&format!("{what} y"), &out[0], &y, 2.0 * e, |i| {
+                        4.0 * e32 * x[i].abs().min(1.0) + half_denormal(dtype)
                     });
                     let dx = reference::backward(kind, &x, &dy);
-                    assert_each(&format!("{what} dx"), &out[1], &dx, 2.0 * e, |i| {
-                        16.0 * e32 * dy[i].abs() + tiny(dtype)
+                    assert_each_close(&format!("{what} dx"), &out[1], &dx, 2.0 * e, |i| {
+                        16.0 * e32 * dy[i].abs() + half_denormal(dtype)
                     });
                 }
             }

@@ -288,6 +288,16 @@ pub fn epsilon(dtype: DType) -> f64 {
     }
 }
 
+/// Half of the smallest denormal of this dtype: the error of a store that underflows.
+pub fn half_denormal(dtype: DType) -> f64 {
+    match dtype {
+        DType::F32 => 2f64.powi(-150),
+        DType::BF16 => 2f64.powi(-134),
+        DType::F16 => 2f64.powi(-25),
+        _ => 0.0,
+    }
+}
+
 /// Requires |actual - expected| <= relative * |expected| + absolute, equal infinities, and NaN where NaN is expected.
 pub fn assert_close(what: &str, actual: &Tensor, expected: &[f64], relative: f64, absolute: f64) {
     assert_each_close(what, actual, expected, relative, |_| absolute);

@@ -1,4 +1,6 @@
-use crate::harness::{Rng, Tensor, assert_close, central_difference, epsilon, run_everywhere, run_with};
+use crate::harness::{
+    Rng, Tensor, assert_close, assert_each_close, central_difference, epsilon, half_denormal, run_everywhere, run_with,
+};
 use scalert_kernels::dtype::DType;
 use scalert_kernels::ops::Op;
 use scalert_kernels::ops::swiglu::{SwigluBackward, SwigluForward, reference};
@@ -7,11 +9,6 @@ use scalert_kernels::view::View;
 fn input(rng: &mut Rng, i: usize) -> f64 {
     let special = [0.0, -0.0, f64::NAN, f64::INFINITY, f64::NEG_INFINITY, 1e-40, -1e-40, 1e30, -1e30, -95.0, 30.0];
     if i % 7 == 3 { special[i / 7 % special.len()] } else { rng.normal() * 3.0 }
-}
-
-/// Half of the smallest denormal of the dtype.
-fn tiny(dtype: DType) -> f64 {
-    if dtype == DType::F16 { 2f64.powi(-25) } else { 2f64.powi(-133) }
 }
 
 /// Halves of a packed tensor [.., 2n].
@@ -59,14 +56,12 @@ fn matches_the_reference() {
             let (e, e32) = (epsilon(dtype), epsilon(DType::F32));
             for (level, out) in outputs {
                 let what = format!("{} {dtype} {shape:?}", level.name());
-                let absolute = tiny(dtype) + 5e-36;
+                let absolute = half_denormal(dtype) + 5e-36;
                 assert_close(&format!("{what} y"), &out[0], &y, 2.0 * e + 4.0 * e32, absolute);
                 assert_close(&format!("{what} dup"), &out[2], &dup, 2.0 * e + 4.0 * e32, absolute);
-                for i in 0..y.len() {
-                    let one = Tensor::new(dtype, &[1]).fill(|_| out[1].get(i));
-                    let absolute = absolute + 16.0 * e32 * (d[i] * u[i]).abs();
-                    assert_close(&format!("{what} dgate {i}"), &one, &[dgate[i]], 2.0 * e, absolute);
-                }
+                assert_each_close(&format!("{what} dgate"), &out[1], &dgate, 2.0 * e, |i| {
+                    absolute + 16.0 * e32 * (d[i] * u[i]).abs()
+                });
             }
         }
     }

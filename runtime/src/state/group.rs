@@ -236,17 +236,15 @@ impl Group {
         block.map(|block| self.slice(block, DType::F32, parameter))
     }
 
-    /// The weight of a parameter, as the model reads it.
-    pub(super) fn weight<'a>(&self, parameter: &Parameter) -> View<'a> {
-        match &self.storage().weight {
-            Some(block) => self.slice(block, self.desc.weight_dtype(), parameter),
-            None => self.slice(&self.storage().master, DType::F32, parameter),
-        }
+    /// The weight of a parameter where it is a copy of the master weights.
+    pub(super) fn weight_copy<'a>(&self, parameter: &Parameter) -> Option<View<'a>> {
+        self.storage().weight.as_ref().map(|block| self.slice(block, self.desc.weight_dtype(), parameter))
     }
 
-    /// Whether weights are a copy of the master weights.
-    pub(super) fn weight_is_copy(&self) -> bool {
-        self.storage().weight.is_some()
+    /// The weight of a parameter, as the model reads it.
+    pub(super) fn weight<'a>(&self, parameter: &Parameter) -> View<'a> {
+        let master = || self.slice(&self.storage().master, DType::F32, parameter);
+        self.weight_copy(parameter).unwrap_or_else(master)
     }
 
     /// Sets a range of the gradient accumulators to zero.

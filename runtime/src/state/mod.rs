@@ -31,6 +31,7 @@ use parameter::Parameter;
 use scalert_kernels::dtype::DType;
 use scalert_kernels::exact_sum::WORDS;
 use scalert_kernels::ops::accumulate::Accumulate;
+use scalert_kernels::ops::write_back::WriteBack;
 use scalert_kernels::view::{MAX_DIMS, View};
 use std::collections::HashSet;
 use std::ffi::CStr;
@@ -264,8 +265,12 @@ impl State {
         source.expect_rows("source")?;
         let mut queue = self.begin(stream)?;
         let copy = inner.copy(source, destination);
+        let round = group.weight_copy(parameter).filter(|_| part == Part::Master);
+        let round = round.map(|weight| WriteBack { master: destination, weight });
         queue.prepare(&copy)?;
+        round.iter().try_for_each(|op| queue.prepare(op))?;
         queue.run(&copy);
+        round.iter().for_each(|op| queue.run(op));
         Ok(())
     }
 

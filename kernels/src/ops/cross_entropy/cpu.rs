@@ -15,7 +15,8 @@ const TASK: usize = 16 * 1024;
 /// `v` elements of type `G` become the gradients times `scale`; `dlogits` may be `logits`.
 ///
 /// # Safety
-/// `logits` is valid for reads and `dlogits`, unless null, for writes of `v` elements; they are equal or apart.
+/// `logits` is valid for reads and `dlogits`, unless null, for writes of `v` elements; they are apart, or equal and
+/// `G` no wider than `L`.
 #[inline(always)]
 pub(crate) unsafe fn row<S: Simd, L: Element, G: Element>(
     s: S,

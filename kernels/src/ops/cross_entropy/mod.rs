@@ -50,7 +50,7 @@ pub(crate) fn check_targets(targets: &View<'_>, ignore_index: i32, classes: usiz
         // SAFETY: targets is a valid i32 view with more than `row` elements.
         let target = unsafe { targets.element_ptr::<i32>(row).read() };
         if class(target, ignore_index).is_some_and(|class| class >= classes) {
-            let message = format!("target {target} of row {row} must be below {classes}, the width of logits");
+            let message = format!("target {target} of row {row} must be below {classes}, the number of classes");
             return Err(Invalid::new("targets", message));
         }
     }

@@ -119,7 +119,6 @@ impl<'a> Gemm<'a> {
     /// # Safety
     /// `workspace` is aligned to [`Cpu::WORKSPACE_ALIGNMENT`], has [`Op::workspace`] bytes for the context's workers
     /// and is not used by anyone else meanwhile.
-    #[allow(dead_code)]
     pub(crate) unsafe fn run(&self, cpu: &Cpu<'_>, workspace: *mut u8) {
         // SAFETY: the caller's promise.
         unsafe { cpu::run(self, cpu, workspace) }
