@@ -5,7 +5,7 @@
 
 use super::pack::{across_rows, all_finite, along_rows, load_row, store_row, store_transposed, transpose, words};
 use super::product::{Broadcast, Pair, Product, Single, accumulate, accumulate_rows, scores};
-use super::{KEYS, MOST_QUERIES, ROWS, Rows, Sizes, Tile, accumulate_visible, queries, tiles, with_vectors};
+use super::{KEYS, MOST_QUERIES, ROWS, Rows, Sizes, Tile, Tiles, accumulate_visible, queries, with_vectors};
 use crate::backend::cpu::{Cpu, Element, Kernel, Level, Simd, math};
 use crate::dtype::{DType, bf16};
 use crate::ops::attention::AttentionBackward;
@@ -288,17 +288,17 @@ impl<E: Element> Block<'_, E> {
                 s.store(scratch.dq.add(i), s.splat(0.0));
             }
             let finite = !sizes.causal || all_finite(s, q, live, d) && all_finite(s, dout, live, d);
-            tiles::<S>(sizes, query, live, |tile| {
+            for tile in Tiles::new::<S>(sizes, query, live) {
                 let (k, v) = (k.from(tile.key), v.from(tile.key));
                 let at = tile.vector * S::LANES;
                 let a = along_rows::<S, P, E>(s, k, tile.keys, d, scratch.keys, padded);
                 let values = along_rows::<S, P, E>(s, v, tile.keys, d, scratch.values, padded);
+                let words = d / P::PAIR;
+                let (qt, w) = (scratch.queries.add(at), scratch.scores.add(at));
+                let (gt, dw) = (scratch.douts.add(at), scratch.gradients.add(at));
                 with_vectors!(S, vectors - tile.vector, N => {
-                    let product = |a, b: *mut f32, factor, c: *mut f32| {
-                        scores::<S, P, N>(s, tile.keys, d / P::PAIR, a, b.add(at), width, factor, c.add(at), width);
-                    };
-                    product(a, scratch.queries, sizes.scale2(), scratch.scores);
-                    product(values, scratch.douts, 1.0, scratch.gradients);
+                    scores::<S, P, N>(s, tile.keys, words, a, qt, width, sizes.scale2(), w, width);
+                    scores::<S, P, N>(s, tile.keys, words, values, gt, width, 1.0, dw, width);
                     weigh::<S, P, N>(s, &tile, scratch, live);
                 });
                 let (weights, gradients) = (scratch.weights::<P>(width, at), scratch.score_gradients::<P>(width, at));
@@ -316,9 +316,9 @@ impl<E: Element> Block<'_, E> {
                     let count = tile.keys.next_multiple_of(ROWS);
                     let words = (live - at).div_ceil(P::PAIR);
                     let from = |words: *mut f32| words.add(at / P::PAIR * padded).cast_const();
-                    let add = |a, b, c| accumulate_rows::<S, P>(s, count, words, a, b, padded, c, padded, padded);
-                    add(weights, from(scratch.dout_words), dv);
-                    add(gradients, from(scratch.query_words), dk);
+                    let (g, q) = (from(scratch.dout_words), from(scratch.query_words));
+                    accumulate_rows::<S, P>(s, count, words, weights, g, padded, dv, padded, padded);
+                    accumulate_rows::<S, P>(s, count, words, gradients, q, padded, dk, padded, padded);
                 }
                 if tile.masked && !all_finite(s, k, tile.keys, d) {
                     let whole = scratch.score_gradients::<P>(width, 0);
@@ -336,7 +336,7 @@ impl<E: Element> Block<'_, E> {
                         accumulate::<S, P, N>(s, d, tile.keys.div_ceil(P::PAIR), a, b, width, c, width, None);
                     });
                 }
-            });
+            }
             store_transposed(s, scratch.dq, scratch.factor, rows(&op.dq), live, d);
         }
     }

@@ -2,7 +2,7 @@
 
 use super::pack::{across_rows, all_finite, along_rows, store_transposed, transpose};
 use super::product::{Pair, Product, Single, accumulate, scores};
-use super::{BlockQueries, KEYS, MOST_QUERIES, Rows, Sizes, Tile, accumulate_visible, queries, tiles, with_vectors};
+use super::{BlockQueries, KEYS, MOST_QUERIES, Rows, Sizes, Tile, Tiles, accumulate_visible, queries, with_vectors};
 use crate::backend::cpu::{Cpu, Element, Kernel, Level, Simd, math};
 use crate::dtype::{DType, bf16};
 use crate::ops::attention::AttentionForward;
@@ -124,7 +124,7 @@ impl<E: Element, P: Product> Kernel for Block<'_, E, P> {
                 s.store(scratch.max.add(i), s.splat(f32::NEG_INFINITY));
                 s.store(scratch.total.add(i), s.splat(0.0));
             }
-            tiles::<S>(sizes, query, live, |tile| {
+            for tile in Tiles::new::<S>(sizes, query, live) {
                 let a = along_rows::<S, P, E>(s, k.from(tile.key), tile.keys, d, scratch.keys, sizes.padded());
                 let values = across_rows::<S, P, E>(s, v.from(tile.key), tile.keys, d, scratch.values, sizes.padded());
                 let at = tile.vector * S::LANES;
@@ -145,7 +145,7 @@ impl<E: Element, P: Product> Kernel for Block<'_, E, P> {
                         weight * (*v.row(tile.key + j).add(c)).to_f32()
                     });
                 }
-            });
+            }
             finish::<S, E>(s, op, sizes, scratch, n, h, query, live);
         }
     }

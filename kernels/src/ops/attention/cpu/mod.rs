@@ -166,33 +166,53 @@ impl Tile {
     /// Lanes of vector `v` of the block that see key `j` of the tile, and are below `live`.
     #[inline(always)]
     fn visible<S: Simd>(&self, s: S, j: usize, v: usize, live: usize) -> S::M {
-        let clamped = |query: isize| (query - (v * S::LANES) as isize).clamp(0, S::LANES as isize) as i32;
-        let lane = s.iota();
-        let (first, end) = (clamped(self.first_query(j) as isize), clamped(live as isize));
-        // 1 where lane >= first, and where lane < end.
-        let one = |m| s.select_i(m, s.splat_i(1), s.splat_i(0));
-        let (seen, inside) = (one(s.gt_i(lane, s.splat_i(first - 1))), one(s.gt_i(s.splat_i(end), lane)));
-        s.eq_i(s.and(seen, inside), s.splat_i(1))
+        let start = (v * S::LANES) as isize;
+        let first = (self.first_query(j) as isize - start).clamp(0, S::LANES as isize) as i32;
+        let end = (live as isize - start).clamp(0, S::LANES as isize) as i32;
+        let (zero, one) = (s.splat_i(0), s.splat_i(1));
+        let seen = s.select_i(s.gt_i(s.splat_i(first), s.iota()), zero, one);
+        s.gt_i(s.select_i(s.gt_i(s.splat_i(end), s.iota()), seen, zero), zero)
     }
 }
 
-/// Calls `body` for the tiles of keys that some of the `live` queries from `query` see, in order.
-#[inline(always)]
-fn tiles<S: Simd>(sizes: &Sizes, query: usize, live: usize, mut body: impl FnMut(Tile)) {
-    let offset = sizes.s - if sizes.causal { sizes.t } else { 0 };
-    // Keys that the first query sees, and that the last one sees.
-    let (all, some) = if sizes.causal { (query + offset + 1, query + live + offset) } else { (sizes.s, sizes.s) };
-    let mut key = 0;
-    while key < some {
-        let mut keys = KEYS.min(some - key);
-        let mut vector = 0;
+/// The tiles of keys that some queries of a block see, in order.
+///
+/// An iterator, not a function of a closure: a closure's vector code is compiled for the level only when it happens to
+/// be inlined.
+struct Tiles {
+    /// Keys that the first query sees, and that the last one sees.
+    all: usize,
+    some: usize,
+    key: usize,
+    lanes: usize,
+}
+
+impl Tiles {
+    /// Those of `live` queries from `query`.
+    #[inline(always)]
+    fn new<S: Simd>(sizes: &Sizes, query: usize, live: usize) -> Tiles {
+        let offset = sizes.s - if sizes.causal { sizes.t } else { 0 };
+        let (all, some) = if sizes.causal { (query + offset + 1, query + live + offset) } else { (sizes.s, sizes.s) };
+        Tiles { all, some, key: 0, lanes: S::LANES }
+    }
+}
+
+impl Iterator for Tiles {
+    type Item = Tile;
+
+    #[inline(always)]
+    fn next(&mut self) -> Option<Tile> {
+        let Tiles { all, some, key, lanes } = *self;
+        if key >= some {
+            return None;
+        }
+        let (mut keys, mut vector) = (KEYS.min(some - key), 0);
         if key + keys > all {
             keys = DIAGONAL_KEYS.min(some - key);
-            vector = (key + 1).saturating_sub(all) / S::LANES;
+            vector = (key + 1).saturating_sub(all) / lanes;
         }
-        let masked = key + keys > all;
-        body(Tile { key, keys, vector, masked, diagonal: all as isize - 1 - key as isize });
-        key += keys;
+        self.key += keys;
+        Some(Tile { key, keys, vector, masked: key + keys > all, diagonal: all as isize - 1 - key as isize })
     }
 }
 

@@ -21,25 +21,16 @@ pub(super) unsafe fn transpose<S: Simd, P: Product, E: Element>(
     let (words, width) = (d / P::PAIR, queries::<S>());
     for first in (0..live).step_by(S::LANES) {
         for c in (0..words).step_by(S::LANES) {
-            let load = |i: usize| {
-                let n = words - c;
-                // SAFETY: a live row, and words inside it.
-                unsafe {
-                    if first + i >= live {
-                        s.splat(0.0)
-                    } else if n >= S::LANES {
-                        P::load(s, rows.row(first + i), c)
-                    } else {
-                        P::load_partial(s, rows.row(first + i), c, n)
-                    }
-                }
-            };
             let mut block = [s.splat(0.0); MOST_LANES];
-            (0..S::LANES).for_each(|i| block[i] = load(i));
+            for (i, row) in block.iter_mut().enumerate().take(S::LANES.min(live - first)) {
+                let (from, n) = (rows.row(first + i), words - c);
+                // SAFETY: a live row, and words inside it.
+                *row = unsafe { if n >= S::LANES { P::load(s, from, c) } else { P::load_partial(s, from, c, n) } };
+            }
             s.transpose(&mut block);
-            for (j, x) in block.into_iter().enumerate().take(S::LANES.min(words - c)) {
+            for (j, column) in block.into_iter().enumerate().take(S::LANES.min(words - c)) {
                 // SAFETY: word c + j of queries first to first + LANES.
-                unsafe { s.store(to.add((c + j) * width + first), x) }
+                unsafe { s.store(to.add((c + j) * width + first), column) }
             }
         }
     }
@@ -64,18 +55,15 @@ pub(super) unsafe fn store_transposed<S: Simd, E: Element>(
         // SAFETY: a vector of the block.
         let factor = unsafe { s.load(factor.add(first)) };
         for c in (0..d).step_by(S::LANES) {
-            let load = |i: usize| {
-                // SAFETY: value c + i of a vector of the block; past d there is nothing to read.
-                unsafe {
-                    if c + i < d { s.mul(s.load(from.add((c + i) * width + first)), factor) } else { s.splat(0.0) }
-                }
-            };
             let mut block = [s.splat(0.0); MOST_LANES];
-            (0..S::LANES).for_each(|i| block[i] = load(i));
+            for (i, row) in block.iter_mut().enumerate().take(S::LANES.min(d - c)) {
+                // SAFETY: value c + i of a vector of the block.
+                *row = unsafe { s.mul(s.load(from.add((c + i) * width + first)), factor) };
+            }
             s.transpose(&mut block);
-            for (j, x) in block.into_iter().enumerate().take(S::LANES.min(live - first)) {
+            for (j, column) in block.into_iter().enumerate().take(S::LANES.min(live - first)) {
                 // SAFETY: a live row, and elements inside it.
-                unsafe { store_row(s, rows.row(first + j).add(c), x, d - c) }
+                unsafe { store_row(s, rows.row(first + j).add(c), column, d - c) }
             }
         }
     }
@@ -107,6 +95,16 @@ pub(super) unsafe fn load_row<S: Simd, E: Element>(s: S, from: *const E, n: usiz
     unsafe { if n >= S::LANES { E::load(s, from) } else { E::load_partial(s, from, n) } }
 }
 
+/// The bits of LANES 16-bit elements of a row, or of the `n` that are left.
+///
+/// # Safety
+/// `from` is valid for reads of these.
+#[inline(always)]
+unsafe fn load_bits<S: Simd, E: Element>(s: S, from: *const E, n: usize) -> S::I {
+    // SAFETY: the caller's promise.
+    unsafe { if n >= S::LANES { s.load_u16(from.cast()) } else { s.load_u16_partial(from.cast(), n) } }
+}
+
 /// `n` rows of `d` elements as words whose reduction runs over the rows: row `r` of `to`, `width` words long, holds rows
 /// `r PAIR ..` of the input. Words past `d`, up to a multiple of LANES, and rows past `n` that share a word are zero.
 ///
@@ -129,16 +127,12 @@ pub(super) unsafe fn words<S: Simd, P: Product, E: Element>(
                 let word = if P::PAIR == 1 {
                     load_row(s, rows.row(r).add(c), d - c)
                 } else {
-                    let half = |i: usize| {
-                        if i >= n {
-                            s.splat_i(0)
-                        } else if d - c >= S::LANES {
-                            s.load_u16(rows.row(i).add(c).cast())
-                        } else {
-                            s.load_u16_partial(rows.row(i).add(c).cast(), d - c)
-                        }
-                    };
-                    s.of_bits(s.or(half(2 * r), s.shl::<16>(half(2 * r + 1))))
+                    let low = load_bits(s, rows.row(2 * r).add(c), d - c);
+                    let mut high = s.splat_i(0);
+                    if 2 * r + 1 < n {
+                        high = load_bits(s, rows.row(2 * r + 1).add(c), d - c);
+                    }
+                    s.of_bits(s.or(low, s.shl::<16>(high)))
                 };
                 s.store(to.add(r * width + c), word);
             }
