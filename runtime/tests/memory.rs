@@ -83,10 +83,12 @@ fn a_workspace_grows_within_the_budget_and_is_kept() {
     assert_eq!(held().used, 0);
 }
 
-/// Everything that takes memory, step by step.
-fn life(runtime: &Runtime, watch: &dyn Fn(&mut dyn FnMut() -> Result<()>) -> Result<()>) -> Result<()> {
+type Step<'a> = &'a mut dyn FnMut() -> Result<()>;
+
+/// Everything that takes memory, step by step; each step runs inside `watch`.
+fn life(runtime: &Runtime, watch: &dyn Fn(Step<'_>) -> Result<()>) -> Result<()> {
     let hold = RefCell::new((None, None, None, None));
-    let done = |step: &mut dyn FnMut() -> Result<()>| watch(step);
+    let done = |step: Step<'_>| watch(step);
     done(&mut || Arena::new(runtime, Tier::Device, 5000).map(|arena| hold.borrow_mut().0 = Some(arena)))?;
     done(&mut || Stream::new(runtime).map(|stream| hold.borrow_mut().1 = Some(stream)))?;
     done(&mut || hold.borrow().1.as_ref().unwrap().reserve(100))?;
@@ -273,4 +275,28 @@ fn a_state_takes_what_it_said_to_the_byte() {
         drop(state);
         assert_eq!(runtime.memory_report().tier[0].used, 0);
     }
+}
+
+#[test]
+fn a_state_beyond_all_memory_is_planned_and_refused() {
+    let runtime = runtime(1);
+    let state = State::new(&runtime, &StateDesc::default()).unwrap();
+    for group in 0..4 {
+        state.add_group(&GroupDesc::default()).unwrap();
+        let name = std::ffi::CString::new(format!("{group}")).unwrap();
+        state.add_parameter(group, &name, &[1 << 59]).unwrap();
+        assert_eq!(state.add_parameter(group, c"more", &[1 << 60]).unwrap_err().status, Status::InvalidArgument);
+    }
+    assert_eq!(state.memory().unwrap().tier[0].used, u64::MAX);
+    assert_eq!(state.seal().unwrap_err().status, Status::OutOfBudget);
+    assert_eq!(runtime.memory_report().tier[0].peak, 0);
+    // It is as it was: still being built.
+    state.add_parameter(0, c"small", &[3]).unwrap();
+
+    let large = State::new(&runtime, &StateDesc::default()).unwrap();
+    large.add_group(&GroupDesc::default()).unwrap();
+    large.add_parameter(0, c"large", &[1 << 56]).unwrap();
+    let error = large.seal().unwrap_err();
+    assert_eq!((error.status, error.native), (Status::OutOfMemory, Some((NativeDomain::Errno, libc::ENOMEM.into()))));
+    assert_eq!(runtime.memory_report().tier[0].used, 0);
 }

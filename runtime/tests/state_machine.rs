@@ -219,7 +219,7 @@ impl Real {
 
 /// The weight of a master weight.
 fn rounded(x: f64, p: usize) -> f32 {
-    if p % 2 == 0 {
+    if p.is_multiple_of(2) {
         return x as f32;
     }
     f32::from_bits(u32::from(scalert_runtime::dtype::bf16_bits_nearest_away((x as f32).to_bits())) << 16)
@@ -281,8 +281,8 @@ fn refusals_say_what_is_the_matter() {
         last: None,
     };
     let mut refused = |call: Call| real.apply(call, &model).unwrap_err().message;
-    assert_eq!(refused(Call::BeginStep), "begin_step: the state is not sealed");
-    assert_eq!(refused(Call::Acquire(0)), "acquire: the state is not sealed");
+    assert_eq!(refused(Call::BeginStep), "the state is not sealed");
+    assert_eq!(refused(Call::Acquire(0)), "the state is not sealed");
     let mut good = |calls: &[Call]| calls.iter().for_each(|call| real.apply(*call, &model).unwrap());
     good(&[
         Call::Seal,
@@ -293,18 +293,15 @@ fn refusals_say_what_is_the_matter() {
         Call::Gradient(1, 1),
     ]);
     let mut refused = |call: Call| real.apply(call, &model).unwrap_err().message;
-    assert_eq!(refused(Call::Seal), "seal: the state is sealed already");
-    assert_eq!(refused(Call::BeginStep), "begin_step: a step has been begun; take or abandon it first");
-    assert_eq!(refused(Call::Step(1)), "step: a micro-batch has been begun; end it first");
-    assert_eq!(refused(Call::EndMicro), "end_micro: parameter 2 'parameter 2' has had no gradient in this micro-batch");
-    assert_eq!(
-        refused(Call::Gradient(1, 1)),
-        "gradient_ready: parameter 1 'parameter 1' has had its gradient in this micro-batch"
-    );
+    assert_eq!(refused(Call::Seal), "the state is sealed already");
+    assert_eq!(refused(Call::BeginStep), "a step has been begun; take or abandon it first");
+    assert_eq!(refused(Call::Step(1)), "a micro-batch has been begun; end it first");
+    assert_eq!(refused(Call::EndMicro), "parameter 2 'parameter 2' has had no gradient in this micro-batch");
+    assert_eq!(refused(Call::Gradient(1, 1)), "parameter 1 'parameter 1' has had its gradient in this micro-batch");
     let mut good = |calls: &[Call]| calls.iter().for_each(|call| real.apply(*call, &model).unwrap());
     good(&[Call::Gradient(3, 0), Call::Gradient(2, 0), Call::EndMicro]);
     let mut refused = |call: Call| real.apply(call, &model).unwrap_err().message;
-    assert_eq!(refused(Call::Step(1)), "step: parameter 2 'parameter 2' is acquired; release it first");
-    assert_eq!(refused(Call::Release(1)), "release: parameter 1 'parameter 1' is not acquired");
-    assert_eq!(refused(Call::Result), "step_result_wait: no step has been taken");
+    assert_eq!(refused(Call::Step(1)), "parameter 2 'parameter 2' is acquired; release it first");
+    assert_eq!(refused(Call::Release(1)), "parameter 1 'parameter 1' is not acquired");
+    assert_eq!(refused(Call::Result), "no step has been taken");
 }
