@@ -386,6 +386,7 @@ static void structs_out(const struct function *function, size_t i) {
         place(function->name, "%s has %zu bytes", slot->name, size);
         cases++;
         bytes = resized(&a, slot, size + 16, 0xa5);
+        memset(bytes + sizeof size, 0xa5, size + 16 - sizeof size);
         memcpy(bytes, &size, sizeof size);
         if (call(&a) != SCALERT_OK) {
             fail("must be OK");

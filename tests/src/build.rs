@@ -14,7 +14,7 @@ pub fn root() -> &'static Path {
 const SHARED: [&str; 4] = ["abi/world.c", "abi/fixtures.c", "abi/fixtures_operations.c", "abi/fixtures_state.c"];
 
 /// The C programs: name, source, whether it is linked with [`SHARED`] and the library.
-pub const PROGRAMS: [(&str, &str, bool); 8] = [
+pub const PROGRAMS: [(&str, &str, bool); 9] = [
     ("layout", "layout.c", false),
     ("hostile", "abi/hostile.c", true),
     ("order", "abi/order.c", true),
@@ -22,6 +22,7 @@ pub const PROGRAMS: [(&str, &str, bool); 8] = [
     ("memory", "faults/memory.c", true),
     ("threads", "faults/threads.c", true),
     ("processes", "faults/processes.c", true),
+    ("loading", "faults/loading.c", false),
     ("overflow", "faults/overflow.c", true),
 ];
 
