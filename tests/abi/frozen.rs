@@ -116,7 +116,9 @@ fn the_header_compiles_alone_as_c99_and_as_cpp17_and_twice() {
                 || include_str!("../../include/scaleRT.h").contains(&format!("#define {init}\n"))
                 || include_str!("../../include/scaleRT.h").lines().any(|l| l.starts_with(&format!("#define {init} ")))
             {
-                true => format!("{name} make_{name}(void);\n{name} make_{name}(void) {{ {name} x = {init}; return x; }}\n"),
+                true => {
+                    format!("{name} make_{name}(void);\n{name} make_{name}(void) {{ {name} x = {init}; return x; }}\n")
+                }
                 // A report needs only its size.
                 false => {
                     assert!(name.ends_with("report_t"), "{name} has no {init}");

@@ -11,8 +11,7 @@ pub fn root() -> &'static Path {
 }
 
 /// Sources that every program is linked with: worlds and fixtures; the generated tables come on top.
-const SHARED: [&str; 4] =
-    ["abi/world.c", "abi/fixtures.c", "abi/fixtures_operations.c", "abi/fixtures_state.c"];
+const SHARED: [&str; 4] = ["abi/world.c", "abi/fixtures.c", "abi/fixtures_operations.c", "abi/fixtures_state.c"];
 
 /// The C programs: name, source, whether it is linked with [`SHARED`] and the library.
 pub const PROGRAMS: [(&str, &str, bool); 9] = [
@@ -55,10 +54,7 @@ pub fn library_with_panics() -> PathBuf {
 
 fn cargo_build(arguments: &[&str]) {
     let cargo = std::env::var("CARGO").unwrap_or_else(|_| "cargo".into());
-    run(Command::new(cargo)
-        .current_dir(root())
-        .args(["build", "--quiet", "--package", "scalert-ffi"])
-        .args(arguments));
+    run(Command::new(cargo).current_dir(root()).args(["build", "--quiet", "--package", "scalert-ffi"]).args(arguments));
 }
 
 /// How C programs are compiled and linked, beyond what all are.

@@ -27,8 +27,11 @@ fn arguments(header: &Header) -> String {
         if members.is_empty() {
             members.push_str("    int none;\n");
         }
-        writeln!(c, "struct args_{name} {{\n{members}}};\nvoid fixture_{name}(struct world *w, struct args_{name} *a);")
-            .expect("memory");
+        writeln!(
+            c,
+            "struct args_{name} {{\n{members}}};\nvoid fixture_{name}(struct world *w, struct args_{name} *a);"
+        )
+        .expect("memory");
     }
     c
 }
