@@ -1,7 +1,7 @@
 //! The operations, by section of the header.
 
 pub mod activation;
-//pub mod attention;
+pub mod attention;
 pub mod embedding;
 pub mod gemm;
 pub mod loss;
