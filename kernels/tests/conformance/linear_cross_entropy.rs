@@ -1,5 +1,6 @@
 use crate::harness::{
-    Rng, Tensor, assert_close, assert_each_close, assert_same, central_difference, epsilon, levels, run_everywhere, run_with,
+    Rng, Tensor, assert_close, assert_each_close, assert_same, central_difference, epsilon, levels, run_everywhere,
+    run_with,
 };
 use scalert_kernels::dtype::DType;
 use scalert_kernels::ops::Op;

@@ -28,11 +28,8 @@ fn chunk_rows(op: &LinearCrossEntropy<'_>) -> usize {
 /// Rows that are evenly spaced in x and dx, from each multiple of their number on: no chunk is part of two such runs.
 fn run_rows(op: &LinearCrossEntropy<'_>) -> usize {
     let merge = |view: &View<'_>| view.collapsed().ndim() <= 2;
-    let rows = if merge(&op.x) && op.dx.as_ref().is_none_or(merge) {
-        op.x.row_count()
-    } else {
-        op.x.shape()[op.x.ndim() - 2]
-    };
+    let rows =
+        if merge(&op.x) && op.dx.as_ref().is_none_or(merge) { op.x.row_count() } else { op.x.shape()[op.x.ndim() - 2] };
     rows.max(1)
 }
 
