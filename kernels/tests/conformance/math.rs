@@ -137,8 +137,8 @@ fn sines_and_cosines_of_a_turn_are_within_their_bound() {
     let eighths = (0..8u32).flat_map(|k| [-1i32, 0, 1].map(|d| (k << 29).wrapping_add_signed(d)));
     turns.extend(eighths);
     turns.resize(turns.len().next_multiple_of(16), 0);
-    let functions: [(Function, fn(f64) -> f64); 2] = [(Function::SinTurn, f64::sin), (Function::CosTurn, f64::cos)];
-    for (function, exact) in functions {
+    for function in [Function::SinTurn, Function::CosTurn] {
+        let exact = if function == Function::SinTurn { f64::sin } else { f64::cos };
         for level in levels() {
             let mut y: Vec<f32> = turns.iter().map(|t| f32::from_bits(*t)).collect();
             Cpu::new(level, &Inline, &mut []).dispatch(Apply { function, values: &mut y });
