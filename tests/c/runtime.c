@@ -18,7 +18,7 @@ static void last_error_outlives_success(void) {
     scalert_runtime_t *runtime;
     OK(scalert_last_error(&error));
     CHECK(error.status == SCALERT_OK && strcmp(error.message, "") == 0);
-    FAILS(scalert_runtime_create(NULL, NULL), SCALERT_INVALID_ARGUMENT, "out");
+    FAILS(scalert_runtime_create(NULL, &runtime), SCALERT_INVALID_ARGUMENT, "desc");
     runtime = cpu_runtime();
     OK(scalert_last_error(&error));
     CHECK(error.status == SCALERT_INVALID_ARGUMENT);

@@ -2,11 +2,11 @@
 
 pub mod activation;
 //pub mod attention;
-//pub mod embedding;
-//pub mod gemm;
-//pub mod loss;
-//pub mod moving;
-//pub mod norm;
+pub mod embedding;
+pub mod gemm;
+pub mod loss;
+pub mod moving;
+pub mod norm;
 pub mod optimizer;
 pub mod sum;
 

@@ -82,6 +82,16 @@ pub(crate) trait Map<I: Elements, O: Elements>: Send + Sync {
     fn map<S: Simd>(&self, s: S, x: I::Vectors<S>) -> O::Vectors<S>;
 }
 
+/// y = x, rounded as the output is stored.
+pub(crate) struct Same;
+
+impl<A: Element, B: Element> Map<(A,), (B,)> for Same {
+    #[inline(always)]
+    fn map<S: Simd>(&self, _s: S, x: (S::F,)) -> (S::F,) {
+        x
+    }
+}
+
 /// An element-wise function from the vectors of `I` and a random number per element to the vectors of `O`.
 pub(crate) trait RandomMap<I: Elements, O: Elements>: Send + Sync {
     /// The random numbers of blocks of four elements from their Philox words, vector j holding those of the elements

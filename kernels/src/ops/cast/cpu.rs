@@ -1,7 +1,7 @@
 //! One streaming pass; stochastic rounding is integer addition below the kept mantissa, then truncation.
 
 use super::{Cast, Rounding};
-use crate::backend::cpu::elementwise::{Map, RandomMap, elementwise, elementwise_random};
+use crate::backend::cpu::elementwise::{RandomMap, Same, elementwise, elementwise_random};
 use crate::backend::cpu::{Bits16, Cpu, Element, Simd};
 use crate::dtype::DType;
 use crate::with_float;
@@ -22,15 +22,6 @@ pub(super) fn run(op: &Cast<'_>, cpu: &Cpu<'_>) {
         _ => with_float!(op.x.dtype(), A => with_float!(op.y.dtype(), B => {
             elementwise::<(A,), (B,)>(cpu, inputs, outputs, Same);
         })),
-    }
-}
-
-struct Same;
-
-impl<A: Element, B: Element> Map<(A,), (B,)> for Same {
-    #[inline(always)]
-    fn map<S: Simd>(&self, _s: S, (x,): (S::F,)) -> (S::F,) {
-        (x,)
     }
 }
 
