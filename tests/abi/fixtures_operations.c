@@ -1,5 +1,5 @@
 /* One right call of every operation, small and with every optional argument given. Some operations work in place where
- * the header does not promise it; may_be lists that too. */
+ * the header does not promise it, or take strides that it need not; that is noted too. */
 #include "functions.h"
 
 #include <string.h>
@@ -325,6 +325,8 @@ static scalert_cross_entropy_options_t *cross_entropy_options(struct world *w) {
     optional(w, "options");
     optional(w, "loss_scale");
     any_extent(w, "loss_scale", ANY_NDIM);
+    any_extent(w, "targets", ANY_STRIDE);
+    any_extent(w, "losses", ANY_STRIDE);
     return options;
 }
 

@@ -2,7 +2,7 @@
 //! good C and C++.
 
 use scaleRT::layout;
-use scalert_tests::build::{self, root, run};
+use scalert_tests::build::{self, Flags, root, run};
 use scalert_tests::header::Header;
 use std::collections::BTreeMap;
 use std::fmt::Write;
@@ -68,7 +68,7 @@ fn the_library_has_its_soname_stays_loaded_and_needs_the_system_only() {
 #[test]
 fn layouts_and_constants_are_as_published_and_as_rust_has_them() {
     let directory = scratch("frozen-layout");
-    build::programs(&directory, &build::library(), &[], &["layout"]);
+    build::programs(&directory, &build::library(), &Flags::default(), &["layout"]);
     let in_c = run(&mut Command::new(directory.join("layout")));
     expect_frozen("layout.txt", &in_c);
 

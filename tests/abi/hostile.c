@@ -467,7 +467,7 @@ static void tensors(const struct function *function, size_t i) {
         case STRIDE_NEGATIVE: t->stride[0] = -1; applies = t->ndim > 0; break;
         case STRIDE_HUGE: t->stride[0] = INT64_MAX; applies = t->ndim > 0 && t->shape[0] > 2; break;
         case LAST_STRIDE:
-            applies = t->ndim > 0 && t->shape[last] > 1;
+            applies = t->ndim > 0 && t->shape[last] > 1 && !is_noted(&a, slot->name, ANY_STRIDE);
             ok = strncmp(function->name, "scalert_tensor_", 15) == 0;
             any_tensor = 1; /* a wrong overlap may be seen first */
             t->stride[applies ? last : 0] = 2;

@@ -1,12 +1,12 @@
 //! The C programs: hostile calls, and calls out of order.
 
-use scalert_tests::build;
+use scalert_tests::build::{self, Flags};
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
 fn program(name: &str) -> PathBuf {
     let directory = Path::new(env!("CARGO_TARGET_TMPDIR")).join(format!("abi-{name}"));
-    build::programs(&directory, &build::library(), &[], &[name]);
+    build::programs(&directory, &build::library(), &Flags::default(), &[name]);
     directory.join(name)
 }
 

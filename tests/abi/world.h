@@ -133,6 +133,8 @@ void any_extent(struct world *world, const char *name, int dimension);
 #define ANY_SHAPE (-1)
 #define ANY_NDIM (-2)
 #define FEWER_DIMENSIONS (-3)
+/* The last dimension may have a stride. */
+#define ANY_STRIDE (-4)
 
 /* ---- failures ---------------------------------------------------------------------------------------------------- */
 

@@ -1,12 +1,12 @@
 //! What goes wrong around the library: panics inside it, memory that runs out, threads and processes.
 
-use scalert_tests::build;
+use scalert_tests::build::{self, Flags};
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
 fn program(name: &str, library: &Path) -> PathBuf {
     let directory = Path::new(env!("CARGO_TARGET_TMPDIR")).join(format!("faults-{name}"));
-    build::programs(&directory, library, &[], &[name]);
+    build::programs(&directory, library, &Flags::default(), &[name]);
     directory.join(name)
 }
 

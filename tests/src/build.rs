@@ -57,16 +57,24 @@ fn cargo_build(arguments: &[&str]) {
     run(Command::new(cargo).current_dir(root()).args(["build", "--quiet", "--package", "scalert-ffi"]).args(arguments));
 }
 
-/// Builds C programs in `directory` against `library`, with `flags` for the compiler; gives the directory of the
-/// programs. The library is linked to there under its SONAME.
-pub fn programs(directory: &Path, library: &Path, flags: &[String], names: &[&str]) {
+/// How C programs are compiled and linked, beyond what all are.
+#[derive(Default)]
+pub struct Flags {
+    /// For the compiler.
+    pub compile: Vec<String>,
+    /// For the linker.
+    pub link: Vec<String>,
+}
+
+/// Builds C programs in `directory` against `library`, which is linked to there under its SONAME.
+pub fn programs(directory: &Path, library: &Path, flags: &Flags, names: &[&str]) {
     std::fs::create_dir_all(directory).expect("a writable directory");
-    let soname = "libscaleRT.so.0";
-    for name in [soname, "libscaleRT.so"] {
+    let directory = &std::fs::canonicalize(directory).expect("it was created");
+    let library = std::fs::canonicalize(library).expect("the library is built");
+    for name in ["libscaleRT.so.0", "libscaleRT.so"] {
         let link = directory.join(name);
         let _ = std::fs::remove_file(&link);
-        std::os::unix::fs::symlink(std::fs::canonicalize(library).expect("the library is built"), link)
-            .expect("a new link");
+        std::os::unix::fs::symlink(&library, link).expect("a new link");
     }
     let tests = root().join("tests");
     let fixtures: String =
@@ -74,27 +82,24 @@ pub fn programs(directory: &Path, library: &Path, flags: &[String], names: &[&st
     for (name, text) in generate::files(&Header::read(), &fixtures) {
         std::fs::write(directory.join(name), text).expect("a writable directory");
     }
-    let compile = || {
-        let mut cc = cc();
-        cc.args(["-std=c99", "-D_POSIX_C_SOURCE=200809L", "-pedantic", "-Wall", "-Wextra", "-Werror", "-g", "-O1"]);
-        cc.args(flags).arg("-I").arg(root().join("include")).arg("-I").arg(tests.join("abi")).arg("-I").arg(directory);
-        cc
-    };
     let object = |source: &Path| {
         let object = directory.join(source.file_stem().expect("a name")).with_extension("o");
-        run(compile().arg("-c").arg(source).arg("-o").arg(&object));
+        let mut cc = cc();
+        cc.args(["-std=c99", "-D_POSIX_C_SOURCE=200809L", "-pedantic", "-Wall", "-Wextra", "-Werror", "-g", "-O1"]);
+        cc.args(&flags.compile).arg("-c").arg(source).arg("-o").arg(&object);
+        run(cc.arg("-I").arg(root().join("include")).arg("-I").arg(tests.join("abi")).arg("-I").arg(directory));
         object
     };
     let mut shared: Vec<PathBuf> = SHARED.iter().map(|f| object(&tests.join(f))).collect();
     shared.push(object(&directory.join("functions.c")));
     for (name, source, is_linked) in PROGRAMS.iter().filter(|p| names.contains(&p.0)) {
         let source = if *name == "layout" { directory.join(source) } else { tests.join(source) };
-        let mut command = compile();
-        command.arg(source).arg("-o").arg(directory.join(name));
+        let mut link = cc();
+        link.arg(object(&source)).arg("-o").arg(directory.join(name));
         if *is_linked {
-            command.args(&shared).arg("-L").arg(directory).args(["-lscaleRT", "-lpthread", "-lm", "-ldl"]);
-            command.arg(format!("-Wl,-rpath,{}", directory.display()));
+            link.args(&shared).arg("-L").arg(directory).arg("-lscaleRT");
+            link.arg(format!("-Wl,-rpath,{}", directory.display()));
         }
-        run(&mut command);
+        run(link.args(&flags.link).args(["-lpthread", "-ldl", "-lm"]));
     }
 }
