@@ -3,6 +3,7 @@
 use crate::buffer::Buffer;
 use crate::ceiling::{Ceiling, Traffic};
 use crate::measure::Case;
+use scalert_runtime::ops::Op;
 use scalert_runtime::ops::accumulate::Accumulate;
 use scalert_runtime::ops::adamw::AdamW;
 use scalert_runtime::ops::add::Add;
@@ -18,7 +19,6 @@ use scalert_runtime::ops::lion::Lion;
 use scalert_runtime::ops::rms_norm::{RmsNormBackward, RmsNormForward};
 use scalert_runtime::ops::sgd::Sgd;
 use scalert_runtime::ops::swiglu::{SwigluBackward, SwigluForward};
-use scalert_runtime::ops::Op;
 use scalert_runtime::{DType, SimdLevel, Stream};
 use std::sync::Arc;
 
@@ -149,6 +149,7 @@ fn optimizers(cases: &mut Cases) {
             gradient_scale: 1.0,
             learning_rate: 1e-2,
             momentum: 0.9,
+            dampening: 0.0,
             nesterov: false,
             weight_decay: 0.0,
             first_step: false,
@@ -195,8 +196,7 @@ fn streams(cases: &mut Cases) {
         });
     }
     add(cases, "add bf16 64M".into(), move |stream, name| {
-        let (a, b, y) =
-            (Buffer::filled(BF16, &[n], 1.0), Buffer::filled(BF16, &[n], 1.0), Buffer::zeros(BF16, &[n]));
+        let (a, b, y) = (Buffer::filled(BF16, &[n], 1.0), Buffer::filled(BF16, &[n], 1.0), Buffer::zeros(BF16, &[n]));
         let op = Add { a: a.view(), b: b.view(), y: y.view() };
         memory(stream, name, reads_writes(&[&a, &b], &[&y]), vec![a, b, y], vec![call(op)])
     });
@@ -273,9 +273,7 @@ impl NormTensors {
     }
 
     fn into_buffers(self) -> Vec<Buffer> {
-        vec![
-            self.x, self.y, self.dy, self.dx, self.weight, self.bias, self.mean, self.rstd, self.dweight, self.dbias,
-        ]
+        vec![self.x, self.y, self.dy, self.dx, self.weight, self.bias, self.mean, self.rstd, self.dweight, self.dbias]
     }
 }
 
@@ -306,13 +304,8 @@ fn activations(cases: &mut Cases) {
     add(cases, "SwiGLU backward bf16 4096x3072".into(), move |stream, name| {
         let (gate, up, dy) = inputs();
         let (dgate, dup) = (Buffer::zeros(BF16, &shape), Buffer::zeros(BF16, &shape));
-        let op = SwigluBackward {
-            gate: gate.view(),
-            up: up.view(),
-            dy: dy.view(),
-            dgate: dgate.view(),
-            dup: dup.view(),
-        };
+        let op =
+            SwigluBackward { gate: gate.view(), up: up.view(), dy: dy.view(), dgate: dgate.view(), dup: dup.view() };
         let traffic = reads_writes(&[&gate, &up, &dy], &[&dgate, &dup]);
         memory(stream, name, traffic, vec![gate, up, dy, dgate, dup], vec![call(op)])
     });
@@ -374,8 +367,10 @@ fn gemms(cases: &mut Cases, simd: SimdLevel) {
             let letter = |t| if t { 't' } else { 'n' };
             let name = format!("gemm {dtype} {}{} {m}x{k}x{n}", letter(transpose_a), letter(transpose_b));
             add(cases, name, move |stream, name| {
-                let a = Buffer::filled(dtype, if transpose_a { &[k, m] } else { &[m, k] }, 1.0);
-                let b = Buffer::filled(dtype, if transpose_b { &[n, k] } else { &[k, n] }, 1.0);
+                let (a_shape, b_shape) =
+                    (if transpose_a { [k, m] } else { [m, k] }, if transpose_b { [n, k] } else { [k, n] });
+                let a = Buffer::filled(dtype, &a_shape, 1.0);
+                let b = Buffer::filled(dtype, &b_shape, 1.0);
                 let c = Buffer::zeros(dtype, &[m, n]);
                 let op = Gemm {
                     transpose_a,

@@ -17,6 +17,7 @@
 //! be added, in any mix, between two [`Accumulator::carry`]. Operations leave accumulators in memory carried: their
 //! 68 words are a function of the exact value alone.
 
+use crate::backend::cpu::span::{Span, each_vector};
 use crate::backend::cpu::{Cpu, Element, Simd};
 use crate::view::{View, runs};
 use std::ops::Range;
@@ -226,21 +227,13 @@ pub(crate) fn add_elements<S: Simd, E: Element>(
 fn gather<S: Simd, E: Element>(s: S, x: &View<'_>, range: Range<usize>, block: &mut [f32; BLOCK]) {
     let mut to = 0;
     for (row, column, len) in runs(x.width(), range) {
-        let mut at = 0;
-        while at < len {
-            let n = S::LANES.min(len - at);
-            // SAFETY: `n` elements of the row are read, and written inside the block: a range is at most a block.
+        each_vector!(S, len, |at, span| {
+            // SAFETY: the run lies in this row, and inside the block: a range is at most a block.
             unsafe {
-                let from = x.row_ptr::<E>(row).add(column + at);
-                let block = block.as_mut_ptr().add(to + at);
-                if n == S::LANES {
-                    s.store(block, E::load(s, from));
-                } else {
-                    s.store_partial(block, E::load_partial(s, from, n), n);
-                }
+                let vector = span.load(s, x.row_ptr::<E>(row).add(column + at));
+                span.store(s, block.as_mut_ptr().add(to + at), vector);
             }
-            at += n;
-        }
+        });
         to += len;
     }
 }

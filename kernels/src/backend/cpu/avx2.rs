@@ -96,6 +96,7 @@ impl Simd for Avx2 {
         fn f16_to_f32(a: __m256i) -> __m256 = _mm256_cvtph_ps(narrow(a));
         fn f32_to_f16(a: __m256) -> __m256i =
             _mm256_cvtepu16_epi32(_mm256_cvtps_ph::<_MM_FROUND_TO_NEAREST_INT>(a));
+        fn swap_pairs(a: __m256) -> __m256 = _mm256_permute_ps::<0b1011_0001>(a);
         fn sum(a: __m256) -> f32 = {
             let b = _mm_add_ps(_mm256_castps256_ps128(a), _mm256_extractf128_ps::<1>(a));
             let c = _mm_add_ps(b, _mm_movehl_ps(b, b));

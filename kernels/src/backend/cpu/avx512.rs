@@ -110,6 +110,7 @@ impl<const DOT_BF16: bool> Simd for Avx512<DOT_BF16> {
             let nan = _mm512_cmp_ps_mask::<_CMP_UNORD_Q>(a, a);
             _mm512_mask_or_epi32(rounded, nan, high, _mm512_set1_epi32(0x40))
         };
+        fn swap_pairs(a: __m512) -> __m512 = _mm512_permute_ps::<0b1011_0001>(a);
         fn sum(a: __m512) -> f32 = {
             let half = _mm256_add_ps(_mm512_castps512_ps256(a), _mm512_extractf32x8_ps::<1>(a));
             let b = _mm_add_ps(_mm256_castps256_ps128(half), _mm256_extractf128_ps::<1>(half));
@@ -192,6 +193,34 @@ impl<const DOT_BF16: bool> Simd for Avx512<DOT_BF16> {
         // AVX512-BF16; __m512bh is 32 bf16 in the same 512 bits.
         unsafe {
             _mm512_dpbf16_ps(c, std::mem::transmute::<__m512, __m512bh>(a), std::mem::transmute::<__m512, __m512bh>(b))
+        }
+    }
+
+    #[inline(always)]
+    fn pair_bf16(self, low: __m512, high: __m512) -> __m512 {
+        if !DOT_BF16 {
+            return self.of_bits(self.or(self.f32_to_bf16(low), self.shl::<16>(self.f32_to_bf16(high))));
+        }
+        // SAFETY: as for dot_bf16.
+        unsafe {
+            let low = std::mem::transmute::<__m256bh, __m256i>(_mm512_cvtneps_pbh(low));
+            let high = std::mem::transmute::<__m256bh, __m256i>(_mm512_cvtneps_pbh(high));
+            let words =
+                _mm512_or_si512(_mm512_cvtepu16_epi32(low), _mm512_slli_epi32::<16>(_mm512_cvtepu16_epi32(high)));
+            _mm512_castsi512_ps(words)
+        }
+    }
+
+    #[inline(always)]
+    unsafe fn store_dot_bf16(self, p: *mut u16, x: __m512) {
+        if !DOT_BF16 {
+            // SAFETY: the caller's promise.
+            return unsafe { self.store_u16(p, self.f32_to_bf16(x)) };
+        }
+        // SAFETY: the caller's promise, and as for dot_bf16.
+        unsafe {
+            let narrow = std::mem::transmute::<__m256bh, __m256i>(_mm512_cvtneps_pbh(x));
+            _mm256_storeu_si256(p.cast(), narrow);
         }
     }
 

@@ -63,6 +63,7 @@ impl Simd for Portable {
         fn add_widened(a: [f64; N], x: [f32; N]) -> [f64; N] = |i| a[i] + f64::from(x[i]);
         fn add_squared(a: [f64; N], x: [f32; N]) -> [f64; N] = |i| a[i] + f64::from(x[i]) * f64::from(x[i]);
         fn transpose4(a: [[i32; N]; 4]) -> [[i32; N]; 4] = |row| from_fn(|i| a[i % 4][i / 4 * 4 + row]);
+        fn swap_pairs(a: [f32; N]) -> [f32; N] = |i| a[i ^ 1];
         fn f16_to_f32(a: [i32; N]) -> [f32; N] = |i| f16::from_bits(a[i] as u16).to_f32();
         fn f32_to_f16(a: [f32; N]) -> [i32; N] = |i| i32::from(f16::from_f32(a[i]).to_bits());
     }

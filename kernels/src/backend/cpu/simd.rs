@@ -169,6 +169,9 @@ pub trait Simd: Copy + Send + Sync + 'static {
     /// f32 to f16 bits in the low 16 of each lane, nearest even; the high 16 are 0.
     fn f32_to_f16(self, a: Self::F) -> Self::I;
 
+    /// Lanes 2i and 2i + 1 exchanged.
+    fn swap_pairs(self, a: Self::F) -> Self::F;
+
     /// Sum of the lanes: halves are added until one lane is left, so the order is fixed for a level.
     fn sum(self, a: Self::F) -> f32;
     /// Largest lane; as [`Simd::max`] when a lane is NaN.
@@ -195,6 +198,22 @@ pub trait Simd: Copy + Send + Sync + 'static {
         let (low, high) = (power(self.to_i(half)), power(self.to_i(self.sub(n, half))));
         self.mul(self.mul(a, low), high)
     }
+    /// Words of two bf16 as [`Simd::dot_bf16`] reads them: `low` and `high` rounded to nearest even. Code run by
+    /// [`super::Cpu::dispatch_bf16`] uses the instruction, which makes denormals zeros.
+    #[inline(always)]
+    fn pair_bf16(self, low: Self::F, high: Self::F) -> Self::F {
+        self.of_bits(self.or(self.f32_to_bf16(low), self.shl::<16>(self.f32_to_bf16(high))))
+    }
+    /// Writes LANES values as bf16, rounded as by [`Simd::pair_bf16`].
+    ///
+    /// # Safety
+    /// `p` is valid for writes of LANES elements.
+    #[inline(always)]
+    unsafe fn store_dot_bf16(self, p: *mut u16, x: Self::F) {
+        // SAFETY: the caller's promise.
+        unsafe { self.store_u16(p, self.f32_to_bf16(x)) }
+    }
+
     /// -a.
     #[inline(always)]
     fn neg(self, a: Self::F) -> Self::F {
