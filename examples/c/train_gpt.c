@@ -989,8 +989,11 @@ static void show_progress(uint64_t step, double loss, double tokens_per_s, doubl
     for (int i = 0; i < 32; i++)
         bar[i] = (uint64_t)i * (uint64_t)opt.steps < 32 * step ? '#' : '.';
     bar[32] = 0;
-    fprintf(stderr, "%s[%s] %" PRIu64 "/%" PRId64 "  loss %.3f  %.0f tokens/s  %02d:%02d left %s", terminal ? "\r" : "",
-            bar, step, opt.steps, loss, tokens_per_s, (int)remaining / 60, (int)remaining % 60, terminal ? " " : "\n");
+    fprintf(stderr, "%s[%s] %" PRIu64 "/%" PRId64, terminal ? "\r" : "", bar, step, opt.steps);
+    if (!isnan(loss))
+        fprintf(stderr, "  loss %.3f", loss);
+    fprintf(stderr, "  %.0f tokens/s  %02d:%02d left %s", tokens_per_s, (int)remaining / 60, (int)remaining % 60,
+            terminal ? " " : "\n");
 }
 
 static void erase_progress(void) {
