@@ -57,7 +57,7 @@ fn of<T: CStruct>() -> Struct {
 
 /// Every struct of the header.
 pub fn structs() -> Vec<Struct> {
-    use crate::ops::{gemm, loss, moving, optimizer};
+    use crate::ops::{attention, gemm, loss, moving, optimizer};
     use crate::{device, hooks, runtime, scaler, schedule, state, status, tensor};
     vec![
         of::<status::LastError>(),
@@ -72,6 +72,8 @@ pub fn structs() -> Vec<Struct> {
         of::<moving::RandomKey>(),
         of::<moving::CastOptions>(),
         of::<gemm::GemmOptions>(),
+        of::<attention::RotaryOptions>(),
+        of::<attention::AttentionOptions>(),
         of::<loss::CrossEntropyOptions>(),
         of::<optimizer::AdamWOptions>(),
         of::<optimizer::SgdOptions>(),
@@ -96,6 +98,7 @@ pub fn constants() -> Vec<(&'static str, i64)> {
     use scalert_runtime::log::LogLevel;
     use scalert_runtime::ops::gelu::GeluKind;
     use scalert_runtime::ops::gemm::{Activation, Compute};
+    use scalert_runtime::ops::rotary::RotaryLayout;
     use scalert_runtime::optim::{Optimizer, ScheduleKind};
     use scalert_runtime::{DType, MAX_DIMS, NativeDomain, Part, Status, Tier};
     let enumerations = [
@@ -111,6 +114,7 @@ pub fn constants() -> Vec<(&'static str, i64)> {
         Activation::CONSTANTS,
         Compute::CONSTANTS,
         GeluKind::CONSTANTS,
+        RotaryLayout::CONSTANTS,
         ScheduleKind::CONSTANTS,
         Optimizer::CONSTANTS,
         Part::CONSTANTS,
