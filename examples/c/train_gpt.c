@@ -97,7 +97,7 @@ static const struct option {
     {"optimizer", "adamw", CHOICE, &opt.optimizer, 0, 0, optimizers, ""},
     {"lr", "0", REAL, &opt.lr, 0, 1e3, NULL, "peak learning rate; 0 = 0.002 for adamw, 0.0003 for lion, 0.05 for sgd"},
     {"schedule", "cosine", CHOICE, &opt.schedule, 0, 0, schedules, "from the peak to a tenth of it"},
-    {"warmup", "-1", COUNT, &opt.warmup, -1, 1e9, NULL, "steps of linear warm-up; -1 = a twentieth of all"},
+    {"warmup", "-1", COUNT, &opt.warmup, -1, 1e9, NULL, "steps of linear warm-up, at most all; -1 = a twentieth"},
     {"weight-decay", "0.1", REAL, &opt.weight_decay, 0, 1e3, NULL, "of matrices; vectors have none"},
     {"clip", "1", REAL, &opt.clip, 0, 1e9, NULL, "largest global gradient norm; 0 = no clipping"},
     {"dropout", "0", REAL, &opt.dropout, 0, 0.99, NULL, "probability, after the embedding and each branch"},
@@ -186,7 +186,7 @@ static int parse_options(int argc, char **argv) {
     }
     opt.kv_heads = opt.kv_heads ? opt.kv_heads : opt.heads;
     opt.lr = opt.lr > 0 ? opt.lr : default_rates[opt.optimizer];
-    opt.warmup = opt.warmup >= 0 ? opt.warmup : opt.steps / 20;
+    opt.warmup = opt.warmup < 0 ? opt.steps / 20 : opt.warmup < opt.steps ? opt.warmup : opt.steps;
     if (!files)
         usage_error("no data file");
     if (opt.width % opt.heads)
@@ -929,7 +929,7 @@ static scalert_step_result_t train_step(model_t *m, const corpus_t *corpus, uint
     schedule.floor = (float)opt.lr / 10.0f;
     schedule.warmup_steps = (uint64_t)opt.warmup;
     schedule.total_steps = (uint64_t)opt.steps;
-    schedule.decay_steps = (uint64_t)opt.steps / 5;
+    schedule.decay_steps = (uint64_t)(opt.steps / 5 < opt.steps - opt.warmup ? opt.steps / 5 : opt.steps - opt.warmup);
     CHECK(scalert_schedule_learning_rate(&schedule, step, learning_rate));
 
     update.learning_rate = *learning_rate;
