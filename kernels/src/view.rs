@@ -163,6 +163,27 @@ impl<'a> View<'a> {
         unsafe { self.ptr::<T>().add(self.row_offset(row)) }
     }
 
+    /// Offset in elements of element `index`, counted in row-major order.
+    #[inline(always)]
+    pub fn element_offset(&self, mut index: usize) -> usize {
+        if self.ndim == 1 {
+            return index * self.stride[0];
+        }
+        let mut offset = 0;
+        for d in (0..self.ndim).rev() {
+            offset += index % self.shape[d] * self.stride[d];
+            index /= self.shape[d];
+        }
+        offset
+    }
+
+    /// Address of element `index`, counted in row-major order.
+    #[inline(always)]
+    pub fn element_ptr<T>(&self, index: usize) -> *mut T {
+        // SAFETY: an index below numel() lies inside the memory that `new` was promised.
+        unsafe { self.ptr::<T>().add(self.element_offset(index)) }
+    }
+
     /// Whether elements lie without gaps in row-major order.
     pub fn is_contiguous(&self) -> bool {
         let mut expected = 1;
@@ -189,6 +210,25 @@ impl<'a> View<'a> {
         flat.stride[0] = self.numel();
         flat.stride[1] = 1;
         flat
+    }
+
+    /// The same rows with all dimensions but the last merged into one where the strides allow it, else unchanged:
+    /// then the offset of a row is one product.
+    pub fn collapsed(&self) -> View<'a> {
+        let lead = self.ndim.saturating_sub(1);
+        let long = (0..lead).filter(|d| self.shape[*d] != 1);
+        if lead <= 1
+            || !long.clone().zip(long.clone().skip(1)).all(|(a, b)| self.stride[a] == self.shape[b] * self.stride[b])
+        {
+            return *self;
+        }
+        let mut merged = *self;
+        merged.ndim = 2;
+        merged.shape = [1; MAX_DIMS];
+        merged.stride = [0; MAX_DIMS];
+        (merged.shape[0], merged.shape[1]) = (self.row_count(), self.width());
+        (merged.stride[0], merged.stride[1]) = (long.max().map_or(0, |d| self.stride[d]), self.stride[lead]);
+        merged
     }
 
     /// Half-open byte range that the elements span; empty for an empty view.
@@ -261,6 +301,17 @@ impl<'a> View<'a> {
         Err(Invalid::new(argument, format!("dtype {} must be {}", self.dtype, names.join(" or "))))
     }
 
+    /// Requires the dtype and shape of `other`, the argument `name`.
+    pub fn expect_like(&self, argument: &'static str, other: &View<'_>, name: &str) -> Result<(), Invalid> {
+        if self.dtype != other.dtype {
+            return Err(Invalid::new(
+                argument,
+                format!("dtype {} must be {}, the dtype of {name}", self.dtype, other.dtype),
+            ));
+        }
+        self.expect_shape(argument, other.shape(), &format!("the shape of {name}"))
+    }
+
     /// Requires exactly `shape`; `why` says where the shape comes from, as in "the shape of x".
     pub fn expect_shape(&self, argument: &'static str, shape: &[usize], why: &str) -> Result<(), Invalid> {
         if self.shape() == shape {
@@ -328,8 +379,35 @@ impl<'a> View<'a> {
         Ok(())
     }
 
+    /// Requires that a written argument shares no memory with any of the present `others`.
+    pub fn expect_apart_from(
+        &self,
+        argument: &'static str,
+        others: &[(&str, Option<View<'_>>)],
+    ) -> Result<(), Invalid> {
+        others
+            .iter()
+            .try_for_each(|(name, other)| other.map_or(Ok(()), |other| self.expect_apart(argument, &other, name)))
+    }
+
     /// Requires that a written argument is exactly `other` (in place) or shares no memory with it.
     pub fn expect_same_or_apart(&self, argument: &'static str, other: &View<'_>, name: &str) -> Result<(), Invalid> {
         if self.is_same(other) { Ok(()) } else { self.expect_apart(argument, other, name) }
     }
+}
+
+/// The stretches of the row-major element indices `range` that lie in one row of `width` elements, in order:
+/// (row, first column, length).
+#[inline(always)]
+pub fn runs(width: usize, range: std::ops::Range<usize>) -> impl Iterator<Item = (usize, usize, usize)> {
+    let mut start = range.start;
+    std::iter::from_fn(move || {
+        if start >= range.end {
+            return None;
+        }
+        let (row, column) = (start / width, start % width);
+        let len = (width - column).min(range.end - start);
+        start += len;
+        Some((row, column, len))
+    })
 }

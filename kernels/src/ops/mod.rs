@@ -1,8 +1,24 @@
 //! The operations. Each folder holds one: its contract (`mod.rs`), its oracle (`reference.rs`) and its fast version
 //! for the CPU (`cpu.rs`).
 
+pub mod accumulate;
+pub mod adamw;
+pub mod add;
 pub mod attention;
+pub mod bias_gradient;
+pub mod cross_entropy;
+pub mod exact_sum;
+pub mod gelu;
+pub mod gemm;
+pub mod layer_norm;
+pub mod linear_cross_entropy;
+pub mod lion;
+mod optimizer;
+pub mod rms_norm;
 pub mod rotary;
+pub mod sgd;
+pub mod swiglu;
+pub mod write_back;
 
 use crate::backend::cpu::Cpu;
 use crate::view::Invalid;

@@ -125,6 +125,15 @@ impl Tensor {
         }
     }
 
+    /// Sets all elements of an i64 tensor.
+    pub fn set_words(&mut self, words: &[i64]) {
+        assert_eq!((self.dtype, self.numel()), (DType::I64, words.len()));
+        for (i, word) in words.iter().enumerate() {
+            // SAFETY: an element of the dtype.
+            unsafe { self.address(i).cast::<i64>().write_unaligned(*word) };
+        }
+    }
+
     /// The bits of every element, row-major, zero-extended.
     pub fn bits(&self) -> Vec<u64> {
         (0..self.numel())
@@ -218,6 +227,57 @@ pub fn run_everywhere(mut op: impl FnMut(Level, usize) -> Vec<Tensor>) -> Vec<(L
         .collect()
 }
 
+/// [`run_everywhere`] for operations that promise the same bits at every level, NaN standing for any NaN. Returns the
+/// outputs.
+pub fn run_identically(op: impl FnMut(Level, usize) -> Vec<Tensor>) -> Vec<Tensor> {
+    let mut results = run_everywhere(op);
+    let (first, expected) = results.remove(0);
+    for (level, outputs) in &results {
+        for (i, (a, e)) in outputs.iter().zip(&expected).enumerate() {
+            assert_same(&format!("{} and {}: output {i}", level.name(), first.name()), a, e);
+        }
+    }
+    expected
+}
+
+/// Requires equal bits, NaN standing for any NaN.
+pub fn assert_same(what: &str, actual: &Tensor, expected: &Tensor) {
+    assert_eq!((actual.dtype(), actual.shape()), (expected.dtype(), expected.shape()), "{what}");
+    for (i, (a, e)) in actual.bits().into_iter().zip(expected.bits()).enumerate() {
+        let (x, y) = (actual.get(i), expected.get(i));
+        assert!(a == e || (x.is_nan() && y.is_nan()), "{what}: element {i} is {x:e} ({a:#x}), expected {y:e} ({e:#x})");
+    }
+}
+
+/// Values that break careless code: zeros of both signs, denormals, ties of narrower types, the largest, infinities,
+/// NaN; between them normal values of all magnitudes.
+pub fn hostile(rng: &mut Rng) -> f64 {
+    let special = [
+        0.0,
+        -0.0,
+        1e-45,
+        -1e-40,
+        5.9e-8,
+        6.1e-5,
+        1.0,
+        -1.0,
+        1.003_906_25,
+        65504.0,
+        65520.0,
+        3.389_5e38,
+        -3.4e38,
+        1e20,
+        f64::INFINITY,
+        f64::NEG_INFINITY,
+        f64::NAN,
+    ];
+    match rng.below(3) {
+        0 => special[rng.below(special.len())],
+        1 => rng.normal(),
+        _ => rng.normal() * 2f64.powi(rng.below(250) as i32 - 125),
+    }
+}
+
 /// Relative rounding error of one store in this dtype.
 pub fn epsilon(dtype: DType) -> f64 {
     match dtype {
@@ -228,13 +288,34 @@ pub fn epsilon(dtype: DType) -> f64 {
     }
 }
 
+/// Half of the smallest denormal of this dtype: the error of a store that underflows.
+pub fn half_denormal(dtype: DType) -> f64 {
+    match dtype {
+        DType::F32 => 2f64.powi(-150),
+        DType::BF16 => 2f64.powi(-134),
+        DType::F16 => 2f64.powi(-25),
+        _ => 0.0,
+    }
+}
+
 /// Requires |actual - expected| <= relative * |expected| + absolute, equal infinities, and NaN where NaN is expected.
 pub fn assert_close(what: &str, actual: &Tensor, expected: &[f64], relative: f64, absolute: f64) {
+    assert_each_close(what, actual, expected, relative, |_| absolute);
+}
+
+/// [`assert_close`] with an absolute tolerance for each element.
+pub fn assert_each_close(
+    what: &str,
+    actual: &Tensor,
+    expected: &[f64],
+    relative: f64,
+    absolute: impl Fn(usize) -> f64,
+) {
     assert_eq!(actual.numel(), expected.len(), "{what}: sizes differ");
     for (i, &e) in expected.iter().enumerate() {
         let a = actual.get(i);
         let same = (a.is_nan() && e.is_nan()) || a == e;
-        let close = (a - e).abs() <= relative * e.abs() + absolute;
+        let close = (a - e).abs() <= relative * e.abs() + absolute(i);
         // A value past the largest of the dtype is stored as infinity.
         let overflow = a.is_infinite()
             && a.signum() == e.signum()

@@ -1,6 +1,23 @@
 //! Every operation against its f64 reference: all levels, 1, 2 and 4 threads, hostile inputs and layouts.
 #![allow(missing_docs, unreachable_pub, clippy::undocumented_unsafe_blocks)]
 
+mod accumulate;
+mod adamw;
+mod add;
 mod attention;
+mod bias_gradient;
+mod cross_entropy;
+mod exact_sum;
+mod gelu;
+mod gemm;
 mod harness;
+mod layer_norm;
+mod linear_cross_entropy;
+mod lion;
+mod math;
+mod optimizer;
+mod rms_norm;
 mod rotary;
+mod sgd;
+mod swiglu;
+mod write_back;

@@ -1,7 +1,7 @@
 //! AVX2 with FMA and F16C: eight lanes.
 #![cfg(target_arch = "x86_64")]
 
-use super::simd::Simd;
+use super::simd::{MOST_LANES, Simd};
 use std::arch::x86_64::*;
 
 /// Eight lanes of AVX2, FMA and F16C.
@@ -35,6 +35,7 @@ impl Simd for Avx2 {
     type F = __m256;
     type I = __m256i;
     type M = __m256;
+    type D = (__m256d, __m256d);
 
     lanes! {
         fn splat(x: f32) -> __m256 = _mm256_set1_ps(x);
@@ -73,6 +74,25 @@ impl Simd for Avx2 {
         fn select_i(m: __m256, a: __m256i, b: __m256i) -> __m256i =
             _mm256_blendv_epi8(b, a, _mm256_castps_si256(m));
         fn mask_bits(m: __m256) -> u32 = _mm256_movemask_ps(m) as u32;
+        fn zero_d() -> (__m256d, __m256d) = (_mm256_setzero_pd(), _mm256_setzero_pd());
+        fn add_widened(a: (__m256d, __m256d), x: __m256) -> (__m256d, __m256d) = {
+            let (low, high) = widen(x);
+            (_mm256_add_pd(a.0, low), _mm256_add_pd(a.1, high))
+        };
+        fn add_squared(a: (__m256d, __m256d), x: __m256) -> (__m256d, __m256d) = {
+            let (low, high) = widen(x);
+            (_mm256_fmadd_pd(low, low, a.0), _mm256_fmadd_pd(high, high, a.1))
+        };
+        fn transpose4(a: [__m256i; 4]) -> [__m256i; 4] = {
+            let (low01, high01) = (_mm256_unpacklo_epi32(a[0], a[1]), _mm256_unpackhi_epi32(a[0], a[1]));
+            let (low23, high23) = (_mm256_unpacklo_epi32(a[2], a[3]), _mm256_unpackhi_epi32(a[2], a[3]));
+            [
+                _mm256_unpacklo_epi64(low01, low23),
+                _mm256_unpackhi_epi64(low01, low23),
+                _mm256_unpacklo_epi64(high01, high23),
+                _mm256_unpackhi_epi64(high01, high23),
+            ]
+        };
         fn f16_to_f32(a: __m256i) -> __m256 = _mm256_cvtph_ps(narrow(a));
         fn f32_to_f16(a: __m256) -> __m256i =
             _mm256_cvtepu16_epi32(_mm256_cvtps_ph::<_MM_FROUND_TO_NEAREST_INT>(a));
@@ -120,6 +140,14 @@ impl Simd for Avx2 {
         unsafe { _mm256_maskstore_ps(p, first(n), x) }
     }
     #[inline(always)]
+    unsafe fn store_d(self, p: *mut f64, a: (__m256d, __m256d)) {
+        // SAFETY: the caller's promise: 8 elements.
+        unsafe {
+            _mm256_storeu_pd(p, a.0);
+            _mm256_storeu_pd(p.add(4), a.1);
+        }
+    }
+    #[inline(always)]
     unsafe fn load_u16(self, p: *const u16) -> __m256i {
         // SAFETY: the caller's promise.
         unsafe { _mm256_cvtepu16_epi32(_mm_loadu_si128(p.cast())) }
@@ -149,27 +177,38 @@ impl Simd for Avx2 {
     }
 
     #[inline(always)]
-    fn transpose(self, load: impl Fn(usize) -> __m256, mut store: impl FnMut(usize, __m256)) {
+    fn transpose(self, rows: &mut [__m256; MOST_LANES]) {
         // SAFETY: as for the methods above.
         unsafe {
-            // columns[c][g], 128-bit lane l: rows 4g to 4g + 3 of column 4l + c.
-            let mut columns = [[_mm256_setzero_ps(); 2]; 4];
-            for g in 0..2 {
-                let (r0, r1, r2, r3) = (load(4 * g), load(4 * g + 1), load(4 * g + 2), load(4 * g + 3));
-                let (low01, high01) = (_mm256_unpacklo_ps(r0, r1), _mm256_unpackhi_ps(r0, r1));
-                let (low23, high23) = (_mm256_unpacklo_ps(r2, r3), _mm256_unpackhi_ps(r2, r3));
-                let pd = |x| _mm256_castps_pd(x);
-                columns[0][g] = _mm256_castpd_ps(_mm256_unpacklo_pd(pd(low01), pd(low23)));
-                columns[1][g] = _mm256_castpd_ps(_mm256_unpackhi_pd(pd(low01), pd(low23)));
-                columns[2][g] = _mm256_castpd_ps(_mm256_unpacklo_pd(pd(high01), pd(high23)));
-                columns[3][g] = _mm256_castpd_ps(_mm256_unpackhi_pd(pd(high01), pd(high23)));
+            // groups[g][c], 128-bit lane l: rows 4g to 4g + 3 of column 4l + c.
+            let mut groups = [[_mm256_setzero_ps(); 4]; 2];
+            for (g, columns) in groups.iter_mut().enumerate() {
+                let (r0, r1, r2, r3) = (rows[4 * g], rows[4 * g + 1], rows[4 * g + 2], rows[4 * g + 3]);
+                let low01 = _mm256_castps_pd(_mm256_unpacklo_ps(r0, r1));
+                let high01 = _mm256_castps_pd(_mm256_unpackhi_ps(r0, r1));
+                let low23 = _mm256_castps_pd(_mm256_unpacklo_ps(r2, r3));
+                let high23 = _mm256_castps_pd(_mm256_unpackhi_ps(r2, r3));
+                *columns = [
+                    _mm256_castpd_ps(_mm256_unpacklo_pd(low01, low23)),
+                    _mm256_castpd_ps(_mm256_unpackhi_pd(low01, low23)),
+                    _mm256_castpd_ps(_mm256_unpacklo_pd(high01, high23)),
+                    _mm256_castpd_ps(_mm256_unpackhi_pd(high01, high23)),
+                ];
             }
-            for (c, [u0, u1]) in columns.into_iter().enumerate() {
-                store(c, _mm256_permute2f128_ps::<0x20>(u0, u1));
-                store(4 + c, _mm256_permute2f128_ps::<0x31>(u0, u1));
+            for c in 0..4 {
+                let (u0, u1) = (groups[0][c], groups[1][c]);
+                rows[c] = _mm256_permute2f128_ps::<0x20>(u0, u1);
+                rows[4 + c] = _mm256_permute2f128_ps::<0x31>(u0, u1);
             }
         }
     }
+}
+
+/// The lower and the upper four lanes as f64.
+#[inline(always)]
+fn widen(x: __m256) -> (__m256d, __m256d) {
+    // SAFETY: as for the methods of Avx2.
+    unsafe { (_mm256_cvtps_pd(_mm256_castps256_ps128(x)), _mm256_cvtps_pd(_mm256_extractf128_ps::<1>(x))) }
 }
 
 /// The low 16 bits of each lane.

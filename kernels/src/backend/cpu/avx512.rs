@@ -1,7 +1,7 @@
 //! AVX-512 F, BW, DQ and VL: sixteen lanes.
 #![cfg(target_arch = "x86_64")]
 
-use super::simd::{Simd, widening_dot_bf16};
+use super::simd::{MOST_LANES, Simd, widening_dot_bf16};
 use std::arch::x86_64::*;
 
 /// Sixteen lanes of AVX-512; `DOT_BF16` when the code is also compiled for AVX512-BF16.
@@ -21,6 +21,13 @@ macro_rules! lanes {
     };
 }
 
+/// The lower and the upper eight lanes as f64.
+#[inline(always)]
+fn widen(x: __m512) -> (__m512d, __m512d) {
+    // SAFETY: as for the methods of Avx512.
+    unsafe { (_mm512_cvtps_pd(_mm512_castps512_ps256(x)), _mm512_cvtps_pd(_mm512_extractf32x8_ps::<1>(x))) }
+}
+
 /// Bits below `n`.
 #[inline(always)]
 fn first(n: usize) -> __mmask16 {
@@ -33,6 +40,7 @@ impl<const DOT_BF16: bool> Simd for Avx512<DOT_BF16> {
     type F = __m512;
     type I = __m512i;
     type M = __mmask16;
+    type D = (__m512d, __m512d);
 
     lanes! {
         fn splat(x: f32) -> __m512 = _mm512_set1_ps(x);
@@ -49,6 +57,7 @@ impl<const DOT_BF16: bool> Simd for Avx512<DOT_BF16> {
         fn min(a: __m512, b: __m512) -> __m512 = _mm512_min_ps(a, b);
         fn round(a: __m512) -> __m512 =
             _mm512_roundscale_ps::<{ _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC }>(a);
+        fn scale(a: __m512, n: __m512) -> __m512 = _mm512_scalef_ps(a, n);
         fn bits(a: __m512) -> __m512i = _mm512_castps_si512(a);
         fn of_bits(a: __m512i) -> __m512 = _mm512_castsi512_ps(a);
         fn to_i(a: __m512) -> __m512i = _mm512_cvtps_epi32(a);
@@ -71,9 +80,36 @@ impl<const DOT_BF16: bool> Simd for Avx512<DOT_BF16> {
         fn select(m: __mmask16, a: __m512, b: __m512) -> __m512 = _mm512_mask_blend_ps(m, b, a);
         fn select_i(m: __mmask16, a: __m512i, b: __m512i) -> __m512i = _mm512_mask_blend_epi32(m, b, a);
         fn mask_bits(m: __mmask16) -> u32 = u32::from(m);
+        fn zero_d() -> (__m512d, __m512d) = (_mm512_setzero_pd(), _mm512_setzero_pd());
+        fn add_widened(a: (__m512d, __m512d), x: __m512) -> (__m512d, __m512d) = {
+            let (low, high) = widen(x);
+            (_mm512_add_pd(a.0, low), _mm512_add_pd(a.1, high))
+        };
+        fn add_squared(a: (__m512d, __m512d), x: __m512) -> (__m512d, __m512d) = {
+            let (low, high) = widen(x);
+            (_mm512_fmadd_pd(low, low, a.0), _mm512_fmadd_pd(high, high, a.1))
+        };
+        fn transpose4(a: [__m512i; 4]) -> [__m512i; 4] = {
+            let (low01, high01) = (_mm512_unpacklo_epi32(a[0], a[1]), _mm512_unpackhi_epi32(a[0], a[1]));
+            let (low23, high23) = (_mm512_unpacklo_epi32(a[2], a[3]), _mm512_unpackhi_epi32(a[2], a[3]));
+            [
+                _mm512_unpacklo_epi64(low01, low23),
+                _mm512_unpackhi_epi64(low01, low23),
+                _mm512_unpacklo_epi64(high01, high23),
+                _mm512_unpackhi_epi64(high01, high23),
+            ]
+        };
         fn f16_to_f32(a: __m512i) -> __m512 = _mm512_cvtph_ps(_mm512_cvtepi32_epi16(a));
         fn f32_to_f16(a: __m512) -> __m512i =
             _mm512_cvtepu16_epi32(_mm512_cvtps_ph::<{ _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC }>(a));
+        fn f32_to_bf16(a: __m512) -> __m512i = {
+            let bits = _mm512_castps_si512(a);
+            let high = _mm512_srli_epi32::<16>(bits);
+            let bias = _mm512_add_epi32(_mm512_set1_epi32(0x7fff), _mm512_and_si512(high, _mm512_set1_epi32(1)));
+            let rounded = _mm512_srli_epi32::<16>(_mm512_add_epi32(bits, bias));
+            let nan = _mm512_cmp_ps_mask::<_CMP_UNORD_Q>(a, a);
+            _mm512_mask_or_epi32(rounded, nan, high, _mm512_set1_epi32(0x40))
+        };
         fn swap_pairs(a: __m512) -> __m512 = _mm512_permute_ps::<0b1011_0001>(a);
         fn sum(a: __m512) -> f32 = {
             let half = _mm256_add_ps(_mm512_castps512_ps256(a), _mm512_extractf32x8_ps::<1>(a));
@@ -118,6 +154,14 @@ impl<const DOT_BF16: bool> Simd for Avx512<DOT_BF16> {
     unsafe fn store_partial(self, p: *mut f32, x: __m512, n: usize) {
         // SAFETY: masked lanes are not written.
         unsafe { _mm512_mask_storeu_ps(p, first(n), x) }
+    }
+    #[inline(always)]
+    unsafe fn store_d(self, p: *mut f64, a: (__m512d, __m512d)) {
+        // SAFETY: the caller's promise: 16 elements.
+        unsafe {
+            _mm512_storeu_pd(p, a.0);
+            _mm512_storeu_pd(p.add(8), a.1);
+        }
     }
     #[inline(always)]
     unsafe fn load_u16(self, p: *const u16) -> __m512i {
@@ -181,28 +225,32 @@ impl<const DOT_BF16: bool> Simd for Avx512<DOT_BF16> {
     }
 
     #[inline(always)]
-    fn transpose(self, load: impl Fn(usize) -> __m512, mut store: impl FnMut(usize, __m512)) {
+    fn transpose(self, rows: &mut [__m512; MOST_LANES]) {
         // SAFETY: as for the methods above.
         unsafe {
-            // columns[c][g], 128-bit lane l: rows 4g to 4g + 3 of column 4l + c.
-            let mut columns = [[_mm512_setzero_ps(); 4]; 4];
-            for g in 0..4 {
-                let (r0, r1, r2, r3) = (load(4 * g), load(4 * g + 1), load(4 * g + 2), load(4 * g + 3));
-                let (low01, high01) = (_mm512_unpacklo_ps(r0, r1), _mm512_unpackhi_ps(r0, r1));
-                let (low23, high23) = (_mm512_unpacklo_ps(r2, r3), _mm512_unpackhi_ps(r2, r3));
-                let pd = |x| _mm512_castps_pd(x);
-                columns[0][g] = _mm512_castpd_ps(_mm512_unpacklo_pd(pd(low01), pd(low23)));
-                columns[1][g] = _mm512_castpd_ps(_mm512_unpackhi_pd(pd(low01), pd(low23)));
-                columns[2][g] = _mm512_castpd_ps(_mm512_unpacklo_pd(pd(high01), pd(high23)));
-                columns[3][g] = _mm512_castpd_ps(_mm512_unpackhi_pd(pd(high01), pd(high23)));
+            // groups[g][c], 128-bit lane l: rows 4g to 4g + 3 of column 4l + c.
+            let mut groups = [[_mm512_setzero_ps(); 4]; 4];
+            for (g, columns) in groups.iter_mut().enumerate() {
+                let (r0, r1, r2, r3) = (rows[4 * g], rows[4 * g + 1], rows[4 * g + 2], rows[4 * g + 3]);
+                let low01 = _mm512_castps_pd(_mm512_unpacklo_ps(r0, r1));
+                let high01 = _mm512_castps_pd(_mm512_unpackhi_ps(r0, r1));
+                let low23 = _mm512_castps_pd(_mm512_unpacklo_ps(r2, r3));
+                let high23 = _mm512_castps_pd(_mm512_unpackhi_ps(r2, r3));
+                *columns = [
+                    _mm512_castpd_ps(_mm512_unpacklo_pd(low01, low23)),
+                    _mm512_castpd_ps(_mm512_unpackhi_pd(low01, low23)),
+                    _mm512_castpd_ps(_mm512_unpacklo_pd(high01, high23)),
+                    _mm512_castpd_ps(_mm512_unpackhi_pd(high01, high23)),
+                ];
             }
-            for (c, [u0, u1, u2, u3]) in columns.into_iter().enumerate() {
+            for c in 0..4 {
+                let (u0, u1, u2, u3) = (groups[0][c], groups[1][c], groups[2][c], groups[3][c]);
                 let (even01, even23) = (_mm512_shuffle_f32x4::<0x88>(u0, u1), _mm512_shuffle_f32x4::<0x88>(u2, u3));
                 let (odd01, odd23) = (_mm512_shuffle_f32x4::<0xdd>(u0, u1), _mm512_shuffle_f32x4::<0xdd>(u2, u3));
-                store(c, _mm512_shuffle_f32x4::<0x88>(even01, even23));
-                store(4 + c, _mm512_shuffle_f32x4::<0x88>(odd01, odd23));
-                store(8 + c, _mm512_shuffle_f32x4::<0xdd>(even01, even23));
-                store(12 + c, _mm512_shuffle_f32x4::<0xdd>(odd01, odd23));
+                rows[c] = _mm512_shuffle_f32x4::<0x88>(even01, even23);
+                rows[4 + c] = _mm512_shuffle_f32x4::<0x88>(odd01, odd23);
+                rows[8 + c] = _mm512_shuffle_f32x4::<0xdd>(even01, even23);
+                rows[12 + c] = _mm512_shuffle_f32x4::<0xdd>(odd01, odd23);
             }
         }
     }

@@ -1,7 +1,7 @@
 //! Storage element types as vectors of f32.
 
 use super::simd::Simd;
-use crate::dtype::{DType, bf16, bf16_bits_nearest_even, f16};
+use crate::dtype::{DType, bf16, bf16_bits_nearest_away, bf16_bits_nearest_even, f16};
 
 /// A floating-point storage type: loaded as f32 lanes, stored rounded to nearest even.
 pub trait Element: Copy + Send + Sync + 'static {
@@ -31,6 +31,25 @@ pub trait Element: Copy + Send + Sync + 'static {
     /// # Safety
     /// `p` is valid for writes of `n` elements.
     unsafe fn store_partial<S: Simd>(s: S, p: *mut Self, x: S::F, n: usize);
+
+    /// Reads `n` elements, or LANES if that is fewer; the other lanes are 0.
+    ///
+    /// # Safety
+    /// `p` is valid for reads of min(n, LANES) elements.
+    #[inline(always)]
+    unsafe fn load_up_to<S: Simd>(s: S, p: *const Self, n: usize) -> S::F {
+        // SAFETY: the caller's promise.
+        unsafe { if n >= S::LANES { Self::load(s, p) } else { Self::load_partial(s, p, n) } }
+    }
+    /// Writes the first `n` lanes, or LANES if that is fewer, rounded to nearest even.
+    ///
+    /// # Safety
+    /// `p` is valid for writes of min(n, LANES) elements.
+    #[inline(always)]
+    unsafe fn store_up_to<S: Simd>(s: S, p: *mut Self, x: S::F, n: usize) {
+        // SAFETY: the caller's promise.
+        unsafe { if n >= S::LANES { Self::store(s, p, x) } else { Self::store_partial(s, p, x, n) } }
+    }
 }
 
 impl Element for f32 {
@@ -109,3 +128,40 @@ half_element!(
     f32_to_bf16
 );
 half_element!(f16, DType::F16, f16::from_f32, f16_to_f32, f32_to_f16);
+
+/// bf16 stored rounded to nearest with ties away from zero, as every optimizer writes weights back.
+#[derive(Clone, Copy)]
+#[repr(transparent)]
+pub(crate) struct Bf16Away(bf16);
+
+impl Element for Bf16Away {
+    const DTYPE: DType = DType::BF16;
+    #[inline(always)]
+    fn to_f32(self) -> f32 {
+        self.0.to_f32()
+    }
+    #[inline(always)]
+    fn from_f32(x: f32) -> Bf16Away {
+        Bf16Away(bf16::from_bits(bf16_bits_nearest_away(x.to_bits())))
+    }
+    #[inline(always)]
+    unsafe fn load<S: Simd>(s: S, p: *const Bf16Away) -> S::F {
+        // SAFETY: the caller's promise.
+        unsafe { bf16::load(s, p.cast()) }
+    }
+    #[inline(always)]
+    unsafe fn load_partial<S: Simd>(s: S, p: *const Bf16Away, n: usize) -> S::F {
+        // SAFETY: the caller's promise.
+        unsafe { bf16::load_partial(s, p.cast(), n) }
+    }
+    #[inline(always)]
+    unsafe fn store<S: Simd>(s: S, p: *mut Bf16Away, x: S::F) {
+        // SAFETY: the caller's promise.
+        unsafe { s.store_u16(p.cast(), s.f32_to_bf16_away(x)) }
+    }
+    #[inline(always)]
+    unsafe fn store_partial<S: Simd>(s: S, p: *mut Bf16Away, x: S::F, n: usize) {
+        // SAFETY: the caller's promise.
+        unsafe { s.store_u16_partial(p.cast(), s.f32_to_bf16_away(x), n) }
+    }
+}

@@ -7,15 +7,18 @@
 mod avx2;
 mod avx512;
 mod element;
+pub(crate) mod elementwise;
 mod level;
 pub mod math;
 mod portable;
 mod simd;
+pub(crate) mod span;
 
+pub(crate) use element::Bf16Away;
 pub use element::Element;
 pub use level::{Kernel, Level};
 pub use portable::Portable;
-pub use simd::Simd;
+pub use simd::{MOST_LANES, Simd};
 
 use std::sync::atomic::{AtomicUsize, Ordering};
 
@@ -58,7 +61,8 @@ impl<'a> Cpu<'a> {
     /// undefined before and after each operation.
     pub fn new(level: Level, workers: &'a dyn Workers, workspace: &'a mut [u8]) -> Cpu<'a> {
         assert!(level.is_available(), "this CPU lacks {}", level.name());
-        assert!((workspace.as_ptr() as usize).is_multiple_of(Self::WORKSPACE_ALIGNMENT), "workspace is not aligned");
+        let aligned = (workspace.as_ptr() as usize).is_multiple_of(Self::WORKSPACE_ALIGNMENT);
+        assert!(workspace.is_empty() || aligned, "workspace is not aligned");
         Cpu { level, workers, workspace: workspace.as_mut_ptr(), workspace_bytes: workspace.len() }
     }
 

@@ -1,6 +1,6 @@
 //! The level that every CPU has: arrays of eight lanes that the compiler may vectorise.
 
-use super::simd::Simd;
+use super::simd::{MOST_LANES, Simd};
 use crate::dtype::f16;
 use std::array::from_fn;
 
@@ -25,6 +25,7 @@ impl Simd for Portable {
     type F = [f32; N];
     type I = [i32; N];
     type M = [bool; N];
+    type D = [f64; N];
 
     lanes! {
         fn splat(x: f32) -> [f32; N] = |_i| x;
@@ -58,6 +59,10 @@ impl Simd for Portable {
         fn eq_i(a: [i32; N], b: [i32; N]) -> [bool; N] = |i| a[i] == b[i];
         fn select(m: [bool; N], a: [f32; N], b: [f32; N]) -> [f32; N] = |i| if m[i] { a[i] } else { b[i] };
         fn select_i(m: [bool; N], a: [i32; N], b: [i32; N]) -> [i32; N] = |i| if m[i] { a[i] } else { b[i] };
+        fn zero_d() -> [f64; N] = |_i| 0.0;
+        fn add_widened(a: [f64; N], x: [f32; N]) -> [f64; N] = |i| a[i] + f64::from(x[i]);
+        fn add_squared(a: [f64; N], x: [f32; N]) -> [f64; N] = |i| a[i] + f64::from(x[i]) * f64::from(x[i]);
+        fn transpose4(a: [[i32; N]; 4]) -> [[i32; N]; 4] = |row| from_fn(|i| a[i % 4][i / 4 * 4 + row]);
         fn swap_pairs(a: [f32; N]) -> [f32; N] = |i| a[i ^ 1];
         fn f16_to_f32(a: [i32; N]) -> [f32; N] = |i| f16::from_bits(a[i] as u16).to_f32();
         fn f32_to_f16(a: [f32; N]) -> [i32; N] = |i| i32::from(f16::from_f32(a[i]).to_bits());
@@ -97,6 +102,11 @@ impl Simd for Portable {
         (0..n).for_each(|i| unsafe { p.add(i).write(x[i]) });
     }
     #[inline(always)]
+    unsafe fn store_d(self, p: *mut f64, a: [f64; N]) {
+        // SAFETY: the caller's promise.
+        unsafe { p.cast::<[f64; N]>().write(a) }
+    }
+    #[inline(always)]
     unsafe fn load_u16(self, p: *const u16) -> [i32; N] {
         // SAFETY: the caller's promise.
         let x = unsafe { p.cast::<[u16; N]>().read() };
@@ -130,8 +140,8 @@ impl Simd for Portable {
     }
 
     #[inline(always)]
-    fn transpose(self, load: impl Fn(usize) -> [f32; N], mut store: impl FnMut(usize, [f32; N])) {
-        let rows: [[f32; N]; N] = from_fn(load);
-        (0..N).for_each(|column| store(column, from_fn(|row| rows[row][column])));
+    fn transpose(self, rows: &mut [[f32; N]; MOST_LANES]) {
+        let columns: [[f32; N]; N] = from_fn(|column| from_fn(|row| rows[row][column]));
+        rows[..N].copy_from_slice(&columns);
     }
 }

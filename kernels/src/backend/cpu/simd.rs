@@ -1,5 +1,8 @@
 //! One interface to the vector instructions of every level.
 
+/// Largest [`Simd::LANES`].
+pub const MOST_LANES: usize = 16;
+
 /// An instruction set: vectors of [`Simd::LANES`] 32-bit lanes.
 ///
 /// Every method is lane-wise and rounds as IEEE 754 says, so a kernel that uses only these methods (and no
@@ -17,6 +20,8 @@ pub trait Simd: Copy + Send + Sync + 'static {
     type I: Copy;
     /// One boolean per lane.
     type M: Copy;
+    /// f64 lanes, as many as f32 lanes.
+    type D: Copy;
 
     /// All lanes `x`.
     fn splat(self, x: f32) -> Self::F;
@@ -145,6 +150,20 @@ pub trait Simd: Copy + Send + Sync + 'static {
     /// One bit per lane, lane 0 lowest.
     fn mask_bits(self, m: Self::M) -> u32;
 
+    /// All f64 lanes 0.
+    fn zero_d(self) -> Self::D;
+    /// a + x, with x widened to f64.
+    fn add_widened(self, a: Self::D, x: Self::F) -> Self::D;
+    /// a + x * x, with x widened to f64, where its square is exact.
+    fn add_squared(self, a: Self::D, x: Self::F) -> Self::D;
+    /// Writes LANES f64 values.
+    ///
+    /// # Safety
+    /// `p` is valid for writes of LANES elements.
+    unsafe fn store_d(self, p: *mut f64, a: Self::D);
+    /// In each group of four lanes, transposes the 4x4 matrix whose rows are the four vectors.
+    fn transpose4(self, a: [Self::I; 4]) -> [Self::I; 4];
+
     /// f16 bits (low 16 of each lane) to f32.
     fn f16_to_f32(self, a: Self::I) -> Self::F;
     /// f32 to f16 bits in the low 16 of each lane, nearest even; the high 16 are 0.
@@ -158,8 +177,9 @@ pub trait Simd: Copy + Send + Sync + 'static {
     /// Largest lane; as [`Simd::max`] when a lane is NaN.
     fn max_lane(self, a: Self::F) -> f32;
 
-    /// Transposes a block of LANES rows of LANES lanes: `load(i)` gives row i, `store(j, x)` takes column j.
-    fn transpose(self, load: impl Fn(usize) -> Self::F, store: impl FnMut(usize, Self::F));
+    /// Transposes the block of the first LANES rows. (Not a matter of closures: those that are not inlined are compiled
+    /// without the level's instructions.)
+    fn transpose(self, rows: &mut [Self::F; MOST_LANES]);
 
     /// c + a0 * b0 + a1 * b1 in each lane, whose 32 bits are two bf16 of `a` and of `b`.
     ///
@@ -186,6 +206,14 @@ pub trait Simd: Copy + Send + Sync + 'static {
         unsafe { self.store_u16(p, self.f32_to_bf16(x)) }
     }
 
+    /// a * 2^n for integral n in -252..=254; NaN where a is NaN, whatever n. Denormal results may be rounded twice.
+    #[inline(always)]
+    fn scale(self, a: Self::F, n: Self::F) -> Self::F {
+        let half = self.round(self.mul(n, self.splat(0.5)));
+        let power = |k| self.of_bits(self.shl::<23>(self.add_i(k, self.splat_i(127))));
+        let (low, high) = (power(self.to_i(half)), power(self.to_i(self.sub(n, half))));
+        self.mul(self.mul(a, low), high)
+    }
     /// -a.
     #[inline(always)]
     fn neg(self, a: Self::F) -> Self::F {

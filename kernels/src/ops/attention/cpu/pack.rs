@@ -2,19 +2,8 @@
 
 use super::product::{Broadcast, Product};
 use super::{Rows, queries};
-use crate::backend::cpu::{Element, Simd};
+use crate::backend::cpu::{Element, MOST_LANES, Simd};
 use crate::dtype::DType;
-
-/// Lanes of the widest level.
-const MOST_LANES: usize = 16;
-
-/// The first LANES vectors as a block, transposed.
-#[inline(always)]
-fn transposed<S: Simd>(s: S, block: [S::F; MOST_LANES]) -> [S::F; MOST_LANES] {
-    let mut columns = block;
-    s.transpose(|i| block[i], |j, x| columns[j] = x);
-    columns
-}
 
 /// `live` rows of `d` elements as words with queries in the lanes: word `c` of row `i` is `to[c * queries + i]`. Rows
 /// past `live` are zero.
@@ -38,7 +27,7 @@ pub(super) unsafe fn transpose<S: Simd, P: Product, E: Element>(
                 // SAFETY: a live row, and words inside it.
                 *row = unsafe { if n >= S::LANES { P::load(s, from, c) } else { P::load_partial(s, from, c, n) } };
             }
-            let block = transposed(s, block);
+            s.transpose(&mut block);
             for (j, column) in block.into_iter().enumerate().take(S::LANES.min(words - c)) {
                 // SAFETY: word c + j of queries first to first + LANES.
                 unsafe { s.store(to.add((c + j) * width + first), column) }
@@ -71,7 +60,7 @@ pub(super) unsafe fn store_transposed<S: Simd, E: Element>(
                 // SAFETY: value c + i of a vector of the block.
                 *row = unsafe { s.mul(s.load(from.add((c + i) * width + first)), factor) };
             }
-            let block = transposed(s, block);
+            s.transpose(&mut block);
             for (j, column) in block.into_iter().enumerate().take(S::LANES.min(live - first)) {
                 // SAFETY: a live row, and elements inside it.
                 unsafe { store_row(s, rows.row(first + j).add(c), column, d - c) }

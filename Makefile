@@ -1,0 +1,135 @@
+# The front door of libscaleRT. `make help` says what there is.
+
+VERSION     := $(shell sed -n 's/^version = "\(.*\)"/\1/p' Cargo.toml | head -1)
+MAJOR       := $(firstword $(subst ., ,$(VERSION)))
+MAJOR_MINOR := $(MAJOR).$(word 2,$(subst ., ,$(VERSION)))
+
+PREFIX  ?= /usr/local
+DESTDIR ?=
+DATA    ?=
+CC      ?= cc
+CXX     ?= c++
+CARGO   ?= cargo
+
+STAGE   := $(CURDIR)/target/stage
+RELEASE := target/release
+
+WARN     := -Wall -Wextra -pedantic -Werror
+CFLAGS   ?= -O2 -g
+CXXFLAGS ?= -O2 -g
+
+# The flags of the staged package, as pkg-config gives them or, without it, as it would.
+PKG_CONFIG ?= pkg-config
+export PKG_CONFIG_PATH := $(STAGE)/lib/pkgconfig
+package_flags = $(shell $(PKG_CONFIG) --cflags --libs scaleRT 2>/dev/null || echo -I$(STAGE)/include -L$(STAGE)/lib -lscaleRT) \
+                -Wl,-rpath,$(STAGE)/lib
+
+EXAMPLES := $(patsubst examples/c/%.c,target/examples/%,$(wildcard examples/c/*.c)) \
+            $(patsubst examples/cpp/%.cpp,target/examples/%,$(wildcard examples/cpp/*.cpp))
+C_TESTS  := $(patsubst tests/c/%.c,target/ctests/%,$(wildcard tests/c/*.c)) \
+            $(patsubst tests/c/%.c,target/ctests/%-as-cpp,$(wildcard tests/c/*.c)) \
+            $(patsubst tests/cpp/%.cpp,target/ctests/%,$(wildcard tests/cpp/*.cpp))
+
+.PHONY: help build stage examples demo test lint test-rust test-c test-package test-training test-sanitize bench install clean FORCE
+
+help:
+	@echo 'make demo [DATA=file]         build, install into target/stage, train a small GPT on the CPU'
+	@echo 'make test                     everything that must hold (needs also valgrind and a C++ compiler)'
+	@echo 'make examples                 build every example into target/examples/'
+	@echo 'make bench [CASE=regex]       time every operation beside its ceiling; BENCH_JSON=file writes JSON lines'
+	@echo 'make install [PREFIX=dir]     shared and static library, headers, pkg-config and CMake packages'
+	@echo 'make lint                     formatting and clippy alone'
+	@echo 'make clean                    remove target/'
+
+build:
+	$(CARGO) build --release --locked -p scalert-ffi
+
+# ---- the package ---------------------------------------------------------------------------------------------------
+
+# $(1): where; $(2): what runs install, so that `make stage` stays quiet.
+define install_package
+	install -d '$(1)/lib/pkgconfig' '$(1)/lib/cmake/scaleRT' '$(1)/include'
+	install -m 755 $(RELEASE)/libscaleRT.so '$(1)/lib/libscaleRT.so.$(VERSION)'
+	ln -sf libscaleRT.so.$(VERSION) '$(1)/lib/libscaleRT.so.$(MAJOR)'
+	ln -sf libscaleRT.so.$(MAJOR) '$(1)/lib/libscaleRT.so'
+	install -m 644 $(RELEASE)/libscaleRT.a '$(1)/lib/libscaleRT.a'
+	install -m 644 include/scaleRT.h include/scaleRT.hpp '$(1)/include/'
+	sed 's/@VERSION@/$(VERSION)/' packaging/scaleRT.pc.in >'$(1)/lib/pkgconfig/scaleRT.pc'
+	install -m 644 packaging/scaleRTConfig.cmake '$(1)/lib/cmake/scaleRT/'
+	sed 's/@VERSION@/$(VERSION)/; s/@MAJOR_MINOR@/$(MAJOR_MINOR)/' packaging/scaleRTConfigVersion.cmake.in \
+	    >'$(1)/lib/cmake/scaleRT/scaleRTConfigVersion.cmake'
+endef
+
+install: build
+	$(call install_package,$(DESTDIR)$(PREFIX))
+
+stage: build
+	@$(call install_package,$(STAGE))
+
+# ---- examples ------------------------------------------------------------------------------------------------------
+
+target/examples/%: examples/c/%.c FORCE | stage
+	@mkdir -p $(@D)
+	$(CC) -std=c99 $(WARN) $(CFLAGS) $< -o $@ $(package_flags) -lm
+
+target/examples/%: examples/cpp/%.cpp FORCE | stage
+	@mkdir -p $(@D)
+	$(CXX) -std=c++17 $(WARN) $(CXXFLAGS) $< -o $@ $(package_flags)
+
+examples: $(EXAMPLES)
+
+# The demo's text: this project's own sources and documents, in a fixed order.
+demo_data = $(if $(DATA),$(DATA),$(shell find README.md ARCHITECTURE.md Cargo.toml Makefile kernels runtime ffi include examples \
+            -name target -prune -o -type f \( -name '*.rs' -o -name '*.[ch]' -o -name '*.hpp' -o -name '*.cpp' -o -name '*.md' \
+            -o -name '*.toml' -o -name Makefile \) -print | LC_ALL=C sort))
+
+demo: target/examples/train_gpt
+	target/examples/train_gpt $(demo_data)
+
+# ---- tests ---------------------------------------------------------------------------------------------------------
+
+test: lint test-rust test-c test-package test-training test-sanitize
+	@echo 'every test passed'
+
+lint:
+	$(CARGO) fmt --all --check
+	$(CARGO) clippy --workspace --all-targets --locked -- -D warnings
+	@if command -v clang-format >/dev/null; then \
+	    clang-format --dry-run --Werror include/*.h include/*.hpp examples/*/*.c* tests/c/*.c tests/cpp/*.cpp; \
+	else echo 'clang-format is not installed: the format of C files was not checked'; fi
+
+test-rust: stage
+	$(CARGO) test --workspace --locked
+
+target/ctests/%: tests/c/%.c FORCE | stage
+	@mkdir -p $(@D)
+	$(CC) -std=c99 $(WARN) $(CFLAGS) $< -o $@ $(package_flags) -lm -lpthread
+
+target/ctests/%-as-cpp: tests/c/%.c FORCE | stage
+	@mkdir -p $(@D)
+	$(CXX) -std=c++17 $(WARN) $(CXXFLAGS) -x c++ $< -o $@ $(package_flags) -lm -lpthread
+
+target/ctests/%: tests/cpp/%.cpp FORCE | stage
+	@mkdir -p $(@D)
+	$(CXX) -std=c++17 $(WARN) $(CXXFLAGS) $< -o $@ $(package_flags) -lpthread
+
+test-c: $(C_TESTS) $(EXAMPLES)
+	@set -e; for t in $(C_TESTS) target/examples/hello target/examples/dlpack; do echo "== $$t"; $$t; done
+
+test-package: $(EXAMPLES)
+	tests/package.sh
+
+test-training: target/examples/train_gpt
+	tests/training.sh
+
+test-sanitize: stage
+	tests/asan.sh
+	tests/valgrind.sh
+
+# ---- speed ---------------------------------------------------------------------------------------------------------
+
+bench:
+	$(CARGO) run --release --locked -p scalert-bench
+
+clean:
+	$(CARGO) clean

@@ -1,0 +1,443 @@
+//! What is timed. Names are `operation dtype shape`; work is counted as the operation must do it, once.
+
+use crate::buffer::Buffer;
+use crate::ceiling::{Ceiling, Traffic};
+use crate::measure::Case;
+use scalert_runtime::ops::accumulate::Accumulate;
+use scalert_runtime::ops::adamw::AdamW;
+use scalert_runtime::ops::add::Add;
+use scalert_runtime::ops::attention::{AttentionBackward, AttentionForward};
+use scalert_runtime::ops::cast::{Cast, Rounding};
+use scalert_runtime::ops::cross_entropy::CrossEntropy;
+use scalert_runtime::ops::exact_sum::ExactSum;
+use scalert_runtime::ops::gelu::{GeluBackward, GeluForward, GeluKind};
+use scalert_runtime::ops::gemm::{Activation, Compute, Gemm};
+use scalert_runtime::ops::layer_norm::{LayerNormBackward, LayerNormForward};
+use scalert_runtime::ops::linear_cross_entropy::LinearCrossEntropy;
+use scalert_runtime::ops::lion::Lion;
+use scalert_runtime::ops::rms_norm::{RmsNormBackward, RmsNormForward};
+use scalert_runtime::ops::sgd::Sgd;
+use scalert_runtime::ops::swiglu::{SwigluBackward, SwigluForward};
+use scalert_runtime::ops::Op;
+use scalert_runtime::{DType, SimdLevel, Stream};
+use std::sync::Arc;
+
+use DType::{BF16, F16, F32, I32, I64};
+
+/// A case that is built when its turn comes, so that only one holds memory.
+pub struct Maker {
+    /// Name of the row.
+    pub name: String,
+    build: Box<dyn Fn(&Arc<Stream>, String) -> Case>,
+}
+
+impl Maker {
+    /// Allocates and fills the case's tensors.
+    pub fn build(&self, stream: &Arc<Stream>) -> Case {
+        (self.build)(stream, self.name.clone())
+    }
+}
+
+type Cases = Vec<Maker>;
+
+fn add(cases: &mut Cases, name: String, build: impl Fn(&Arc<Stream>, String) -> Case + 'static) {
+    cases.push(Maker { name, build: Box::new(build) });
+}
+
+/// A case bounded by memory: its figure is the bytes of `traffic` over time.
+fn memory(
+    stream: &Arc<Stream>,
+    name: String,
+    traffic: Traffic,
+    buffers: Vec<Buffer>,
+    ops: Vec<Box<dyn Fn(&Stream)>>,
+) -> Case {
+    let (stream, work) = (Arc::clone(stream), traffic.bytes() as f64);
+    let run = Box::new(move || {
+        let _keep = &buffers;
+        ops.iter().for_each(|op| op(&stream));
+    });
+    Case { name, unit: "GB/s", work, ceiling: Ceiling::Traffic(traffic), run }
+}
+
+/// A case bounded by arithmetic: its figure is `flops` over time.
+fn arithmetic(
+    stream: &Arc<Stream>,
+    name: String,
+    (flops, ceiling): (f64, Ceiling),
+    buffers: Vec<Buffer>,
+    ops: Vec<Box<dyn Fn(&Stream)>>,
+) -> Case {
+    let stream = Arc::clone(stream);
+    let run = Box::new(move || {
+        let _keep = &buffers;
+        ops.iter().for_each(|op| op(&stream));
+    });
+    Case { name, unit: "GFLOP/s", work: flops, ceiling, run }
+}
+
+fn call<O: Op + 'static>(op: O) -> Box<dyn Fn(&Stream)> {
+    Box::new(move |stream| stream.submit(&op).expect("a valid case"))
+}
+
+fn reads_writes(reads: &[&Buffer], writes: &[&Buffer]) -> Traffic {
+    let bytes = |b: &[&Buffer]| b.iter().map(|b| b.bytes()).collect();
+    Traffic { update: Vec::new(), read: bytes(reads), write: bytes(writes) }
+}
+
+/// Every case at an instruction set.
+pub fn all(simd: SimdLevel) -> Cases {
+    let mut cases = Vec::new();
+    optimizers(&mut cases);
+    streams(&mut cases);
+    norms(&mut cases);
+    activations(&mut cases);
+    losses(&mut cases, simd);
+    gemms(&mut cases, simd);
+    attentions(&mut cases, simd);
+    cases
+}
+
+const MILLION: usize = 1_000_000;
+
+fn optimizers(cases: &mut Cases) {
+    let state = |n| (Buffer::filled(BF16, &[n], 1e-3), Buffer::filled(F32, &[n], 1.0), Buffer::zeros(BF16, &[n]));
+    add(cases, "adamw bf16 100M".into(), move |stream, name| {
+        let n = 100 * MILLION;
+        let ((gradient, master, weight), moment1, moment2) =
+            (state(n), Buffer::zeros(F32, &[n]), Buffer::zeros(F32, &[n]));
+        let op = AdamW {
+            gradient: gradient.view(),
+            gradient_scale: 1.0,
+            learning_rate: 1e-3,
+            beta1: 0.9,
+            beta2: 0.999,
+            epsilon: 1e-8,
+            weight_decay: 0.01,
+            bias_correction1: 0.5,
+            bias_correction2: 0.5,
+            master: master.view(),
+            moment1: moment1.view(),
+            moment2: moment2.view(),
+            weight: Some(weight.view()),
+        };
+        let traffic = Traffic { update: vec![4 * n; 3], read: vec![2 * n], write: vec![2 * n] };
+        memory(stream, name, traffic, vec![gradient, master, weight, moment1, moment2], vec![call(op)])
+    });
+    add(cases, "lion bf16 32M".into(), move |stream, name| {
+        let n = 32 * MILLION;
+        let ((gradient, master, weight), moment) = (state(n), Buffer::zeros(F32, &[n]));
+        let op = Lion {
+            gradient: gradient.view(),
+            gradient_scale: 1.0,
+            learning_rate: 1e-4,
+            beta1: 0.9,
+            beta2: 0.99,
+            weight_decay: 0.1,
+            master: master.view(),
+            moment: moment.view(),
+            weight: Some(weight.view()),
+        };
+        let traffic = Traffic { update: vec![4 * n; 2], read: vec![2 * n], write: vec![2 * n] };
+        memory(stream, name, traffic, vec![gradient, master, weight, moment], vec![call(op)])
+    });
+    add(cases, "sgd bf16 32M".into(), move |stream, name| {
+        let n = 32 * MILLION;
+        let ((gradient, master, weight), buffer) = (state(n), Buffer::zeros(F32, &[n]));
+        let op = Sgd {
+            gradient: gradient.view(),
+            gradient_scale: 1.0,
+            learning_rate: 1e-2,
+            momentum: 0.9,
+            nesterov: false,
+            weight_decay: 0.0,
+            first_step: false,
+            master: master.view(),
+            momentum_buffer: Some(buffer.view()),
+            weight: Some(weight.view()),
+        };
+        let traffic = Traffic { update: vec![4 * n; 2], read: vec![2 * n], write: vec![2 * n] };
+        memory(stream, name, traffic, vec![gradient, master, weight, buffer], vec![call(op)])
+    });
+}
+
+/// Casts, accumulation, sums and the residual: one pass over long vectors.
+fn streams(cases: &mut Cases) {
+    let n = 64 * MILLION;
+    for (from, to) in [(F32, BF16), (BF16, F32), (F32, F16), (F16, F32)] {
+        add(cases, format!("cast {from} to {to} 64M"), move |stream, name| {
+            let (x, y) = (Buffer::filled(from, &[n], 1.0), Buffer::zeros(to, &[n]));
+            let op = Cast { x: x.view(), y: y.view(), rounding: Rounding::NearestEven };
+            memory(stream, name, reads_writes(&[&x], &[&y]), vec![x, y], vec![call(op)])
+        });
+    }
+    for with_sum in [false, true] {
+        let what = if with_sum { "accumulate bf16 64M with square sum" } else { "accumulate bf16 64M" };
+        add(cases, what.into(), move |stream, name| {
+            let (x, y) = (Buffer::filled(BF16, &[n], 1e-3), Buffer::zeros(F32, &[n]));
+            let (nonfinite, sum) = (Buffer::zeros(I64, &[1]), Buffer::zeros(I64, &[68]));
+            let op = Accumulate {
+                x: x.view(),
+                overwrite: false,
+                y: y.view(),
+                nonfinite: nonfinite.view(),
+                square_sum: with_sum.then(|| sum.view()),
+            };
+            let traffic = Traffic { update: vec![y.bytes()], read: vec![x.bytes()], write: Vec::new() };
+            memory(stream, name, traffic, vec![x, y, nonfinite, sum], vec![call(op)])
+        });
+    }
+    for dtype in [F32, BF16] {
+        add(cases, format!("exact sum of squares {dtype} 64M"), move |stream, name| {
+            let (x, sum) = (Buffer::filled(dtype, &[n], 1.0), Buffer::zeros(I64, &[68]));
+            let op = ExactSum { x: x.view(), square: true, accumulator: sum.view() };
+            memory(stream, name, reads_writes(&[&x], &[]), vec![x, sum], vec![call(op)])
+        });
+    }
+    add(cases, "add bf16 64M".into(), move |stream, name| {
+        let (a, b, y) =
+            (Buffer::filled(BF16, &[n], 1.0), Buffer::filled(BF16, &[n], 1.0), Buffer::zeros(BF16, &[n]));
+        let op = Add { a: a.view(), b: b.view(), y: y.view() };
+        memory(stream, name, reads_writes(&[&a, &b], &[&y]), vec![a, b, y], vec![call(op)])
+    });
+}
+
+fn norms(cases: &mut Cases) {
+    for (rows, width) in [(4096, 768), (4096, 8192)] {
+        for layer in [true, false] {
+            let norm = if layer { "layer norm" } else { "RMS norm" };
+            add(cases, format!("{norm} forward bf16 {rows}x{width}"), move |stream, name| {
+                let t = NormTensors::new(rows, width);
+                let ops = vec![t.forward(layer)];
+                memory(stream, name, reads_writes(&[&t.x], &[&t.y]), t.into_buffers(), ops)
+            });
+            add(cases, format!("{norm} backward bf16 {rows}x{width}"), move |stream, name| {
+                let t = NormTensors::new(rows, width);
+                t.forward(layer)(stream);
+                let ops = vec![t.backward(layer)];
+                memory(stream, name, reads_writes(&[&t.x, &t.dy], &[&t.dx]), t.into_buffers(), ops)
+            });
+        }
+    }
+}
+
+struct NormTensors {
+    x: Buffer,
+    y: Buffer,
+    dy: Buffer,
+    dx: Buffer,
+    weight: Buffer,
+    bias: Buffer,
+    mean: Buffer,
+    rstd: Buffer,
+    dweight: Buffer,
+    dbias: Buffer,
+}
+
+impl NormTensors {
+    fn new(rows: usize, width: usize) -> NormTensors {
+        let shape = [rows, width];
+        NormTensors {
+            x: Buffer::filled(BF16, &shape, 1.0),
+            y: Buffer::zeros(BF16, &shape),
+            dy: Buffer::filled(BF16, &shape, 1.0),
+            dx: Buffer::zeros(BF16, &shape),
+            weight: Buffer::filled(BF16, &[width], 1.0),
+            bias: Buffer::filled(BF16, &[width], 1.0),
+            mean: Buffer::zeros(F32, &[rows]),
+            rstd: Buffer::zeros(F32, &[rows]),
+            dweight: Buffer::zeros(F32, &[width]),
+            dbias: Buffer::zeros(F32, &[width]),
+        }
+    }
+
+    fn forward(&self, layer: bool) -> Box<dyn Fn(&Stream)> {
+        let (x, weight, y, rstd) = (self.x.view(), Some(self.weight.view()), self.y.view(), Some(self.rstd.view()));
+        if layer {
+            let (bias, mean) = (Some(self.bias.view()), Some(self.mean.view()));
+            call(LayerNormForward { x, weight, bias, epsilon: 1e-5, y, mean, rstd })
+        } else {
+            call(RmsNormForward { x, weight, epsilon: 1e-5, y, rstd })
+        }
+    }
+
+    fn backward(&self, layer: bool) -> Box<dyn Fn(&Stream)> {
+        let (dy, x, weight, rstd) = (self.dy.view(), self.x.view(), Some(self.weight.view()), self.rstd.view());
+        let (dx, dweight) = (self.dx.view(), Some(self.dweight.view()));
+        if layer {
+            let (mean, dbias) = (self.mean.view(), Some(self.dbias.view()));
+            call(LayerNormBackward { dy, x, weight, mean, rstd, accumulate: false, dx, dweight, dbias })
+        } else {
+            call(RmsNormBackward { dy, x, weight, rstd, accumulate: false, dx, dweight })
+        }
+    }
+
+    fn into_buffers(self) -> Vec<Buffer> {
+        vec![
+            self.x, self.y, self.dy, self.dx, self.weight, self.bias, self.mean, self.rstd, self.dweight, self.dbias,
+        ]
+    }
+}
+
+fn activations(cases: &mut Cases) {
+    let shape = [4096, 3072];
+    for (kind, label) in [(GeluKind::Tanh, "tanh"), (GeluKind::Exact, "exact")] {
+        add(cases, format!("GELU {label} forward bf16 4096x3072"), move |stream, name| {
+            let (x, y) = (Buffer::filled(BF16, &shape, 3.0), Buffer::zeros(BF16, &shape));
+            let op = GeluForward { x: x.view(), kind, y: y.view() };
+            memory(stream, name, reads_writes(&[&x], &[&y]), vec![x, y], vec![call(op)])
+        });
+        add(cases, format!("GELU {label} backward bf16 4096x3072"), move |stream, name| {
+            let (x, dy) = (Buffer::filled(BF16, &shape, 3.0), Buffer::filled(BF16, &shape, 1.0));
+            let dx = Buffer::zeros(BF16, &shape);
+            let op = GeluBackward { x: x.view(), dy: dy.view(), kind, dx: dx.view() };
+            memory(stream, name, reads_writes(&[&x, &dy], &[&dx]), vec![x, dy, dx], vec![call(op)])
+        });
+    }
+    let inputs = move || {
+        let f = || Buffer::filled(BF16, &shape, 3.0);
+        (f(), f(), f())
+    };
+    add(cases, "SwiGLU forward bf16 4096x3072".into(), move |stream, name| {
+        let (gate, up, y) = inputs();
+        let op = SwigluForward { gate: gate.view(), up: up.view(), y: y.view() };
+        memory(stream, name, reads_writes(&[&gate, &up], &[&y]), vec![gate, up, y], vec![call(op)])
+    });
+    add(cases, "SwiGLU backward bf16 4096x3072".into(), move |stream, name| {
+        let (gate, up, dy) = inputs();
+        let (dgate, dup) = (Buffer::zeros(BF16, &shape), Buffer::zeros(BF16, &shape));
+        let op = SwigluBackward {
+            gate: gate.view(),
+            up: up.view(),
+            dy: dy.view(),
+            dgate: dgate.view(),
+            dup: dup.view(),
+        };
+        let traffic = reads_writes(&[&gate, &up, &dy], &[&dgate, &dup]);
+        memory(stream, name, traffic, vec![gate, up, dy, dgate, dup], vec![call(op)])
+    });
+}
+
+fn losses(cases: &mut Cases, simd: SimdLevel) {
+    let (rows, vocabulary, width) = (4096, 50257, 768);
+    add(cases, "cross-entropy forward+backward bf16 4096x50257".into(), move |stream, name| {
+        let logits = Buffer::filled(BF16, &[rows, vocabulary], 2.0);
+        let (targets, losses) = (Buffer::zeros(I32, &[rows]), Buffer::zeros(F32, &[rows]));
+        let dlogits = Buffer::zeros(BF16, &[rows, vocabulary]);
+        let op = CrossEntropy {
+            logits: logits.view(),
+            targets: targets.view(),
+            ignore_index: 0,
+            gradient_scale: 1.0,
+            loss_scale: None,
+            losses: losses.view(),
+            dlogits: Some(dlogits.view()),
+        };
+        let traffic = reads_writes(&[&logits], &[&dlogits]);
+        memory(stream, name, traffic, vec![logits, targets, losses, dlogits], vec![call(op)])
+    });
+    let rows = 1024;
+    add(cases, "linear+cross-entropy bf16 1024x768x50257".into(), move |stream, name| {
+        let x = Buffer::filled(BF16, &[rows, width], 1.0);
+        let weight = Buffer::filled(BF16, &[vocabulary, width], 0.1);
+        let (targets, losses) = (Buffer::zeros(I32, &[rows]), Buffer::zeros(F32, &[rows]));
+        let (dx, dweight) = (Buffer::zeros(BF16, &[rows, width]), Buffer::zeros(F32, &[vocabulary, width]));
+        let op = LinearCrossEntropy {
+            x: x.view(),
+            weight: weight.view(),
+            targets: targets.view(),
+            ignore_index: 0,
+            gradient_scale: 1.0,
+            loss_scale: None,
+            losses: losses.view(),
+            dx: Some(dx.view()),
+            dweight: Some(dweight.view()),
+            accumulate_dweight: false,
+        };
+        let flops = 6.0 * (rows * width * vocabulary) as f64;
+        let bound = (flops, Ceiling::Bf16Dot(simd));
+        arithmetic(stream, name, bound, vec![x, weight, targets, losses, dx, dweight], vec![call(op)])
+    });
+}
+
+fn gemms(cases: &mut Cases, simd: SimdLevel) {
+    // (m, k, n, transpose a, transpose b): a square, a layer of GPT-2 with its two gradients, its LM head.
+    let shapes = [
+        (2048, 2048, 2048, false, false),
+        (1024, 768, 3072, false, true),
+        (1024, 3072, 768, false, false),
+        (3072, 1024, 768, true, false),
+        (1024, 768, 50304, false, true),
+    ];
+    for dtype in [F32, BF16, F16] {
+        for (m, k, n, transpose_a, transpose_b) in shapes {
+            let letter = |t| if t { 't' } else { 'n' };
+            let name = format!("gemm {dtype} {}{} {m}x{k}x{n}", letter(transpose_a), letter(transpose_b));
+            add(cases, name, move |stream, name| {
+                let a = Buffer::filled(dtype, if transpose_a { &[k, m] } else { &[m, k] }, 1.0);
+                let b = Buffer::filled(dtype, if transpose_b { &[n, k] } else { &[k, n] }, 1.0);
+                let c = Buffer::zeros(dtype, &[m, n]);
+                let op = Gemm {
+                    transpose_a,
+                    transpose_b,
+                    a: a.view(),
+                    b: b.view(),
+                    c: c.view(),
+                    alpha: 1.0,
+                    beta: 0.0,
+                    bias: None,
+                    activation: Activation::None,
+                    pre_activation: None,
+                    compute: Compute::Default,
+                };
+                let ceiling = if dtype == BF16 { Ceiling::Bf16Dot(simd) } else { Ceiling::Fma(simd) };
+                arithmetic(stream, name, (2.0 * (m * k * n) as f64, ceiling), vec![a, b, c], vec![call(op)])
+            });
+        }
+    }
+}
+
+fn attentions(cases: &mut Cases, simd: SimdLevel) {
+    for (batch, time, heads, dtype) in [(4, 1024, 12, BF16), (8, 256, 6, BF16), (8, 256, 6, F32)] {
+        for backward in [false, true] {
+            let what = if backward { "forward+backward" } else { "forward" };
+            let name = format!("attention causal {what} {dtype} B{batch} T{time} {heads}x64");
+            add(cases, name, move |stream, name| {
+                let shape = [batch, time, heads, 64];
+                let [q, k, v, dout] = [(); 4].map(|()| Buffer::filled(dtype, &shape, 1.0));
+                let [out, dq, dk, dv] = [(); 4].map(|()| Buffer::zeros(dtype, &shape));
+                let log_sum_exp = Buffer::zeros(F32, &[batch, heads, time]);
+                let forward = AttentionForward {
+                    q: q.view(),
+                    k: k.view(),
+                    v: v.view(),
+                    causal: true,
+                    scale: 0.0,
+                    out: out.view(),
+                    log_sum_exp: Some(log_sum_exp.view()),
+                };
+                let mut ops = vec![call(forward)];
+                // Two products forward, five backward, each over the lower triangle.
+                let products = if backward { 7.0 } else { 2.0 };
+                let flops = products * 2.0 * (batch * heads * time * (time + 1) / 2 * 64) as f64;
+                if backward {
+                    ops.push(call(AttentionBackward {
+                        q: q.view(),
+                        k: k.view(),
+                        v: v.view(),
+                        out: out.view(),
+                        log_sum_exp: log_sum_exp.view(),
+                        dout: dout.view(),
+                        causal: true,
+                        scale: 0.0,
+                        dq: dq.view(),
+                        dk: dk.view(),
+                        dv: dv.view(),
+                    }));
+                }
+                let ceiling = if dtype == BF16 { Ceiling::Bf16Dot(simd) } else { Ceiling::Fma(simd) };
+                arithmetic(stream, name, (flops, ceiling), vec![q, k, v, dout, out, dq, dk, dv, log_sum_exp], ops)
+            });
+        }
+    }
+}

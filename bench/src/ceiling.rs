@@ -1,0 +1,230 @@
+//! What the machine can do: arithmetic peaks from registers, and the bandwidth of plain loops.
+
+use scalert_runtime::SimdLevel as Level;
+use std::hint::black_box;
+use std::thread;
+
+/// What bounds a case.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Ceiling {
+    /// The bandwidth of a plain loop that reads and writes streams of these many bytes in one pass.
+    Traffic(Traffic),
+    /// f32 fused multiply-adds in registers, in operations per second (two per element).
+    Fma(Level),
+    /// bf16 dot products in registers; [`Ceiling::Fma`] where the CPU has none.
+    Bf16Dot(Level),
+}
+
+/// Streams of memory, in bytes.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Traffic {
+    /// Read and written back.
+    pub update: Vec<usize>,
+    /// Read.
+    pub read: Vec<usize>,
+    /// Written.
+    pub write: Vec<usize>,
+}
+
+impl Traffic {
+    /// Bytes that cross the memory bus as a program sees it.
+    pub fn bytes(&self) -> usize {
+        2 * self.update.iter().sum::<usize>() + self.read.iter().sum::<usize>() + self.write.iter().sum::<usize>()
+    }
+}
+
+/// A ceiling ready to run: one call of `run` does `work()` operations or bytes.
+pub struct Probe {
+    ceiling: Ceiling,
+    threads: usize,
+    buffers: Vec<Vec<u64>>,
+}
+
+const FMA_ROUNDS: usize = 400_000;
+
+impl Probe {
+    /// Prepares a ceiling for a number of threads.
+    pub fn new(ceiling: Ceiling, threads: usize) -> Probe {
+        let buffers = match &ceiling {
+            Ceiling::Traffic(t) => {
+                t.update.iter().chain(&t.read).chain(&t.write).map(|b| vec![1u64; b.div_ceil(8)]).collect()
+            }
+            _ => Vec::new(),
+        };
+        Probe { ceiling, threads, buffers }
+    }
+
+    /// Operations or bytes of one run.
+    pub fn work(&self) -> f64 {
+        match &self.ceiling {
+            Ceiling::Traffic(t) => t.bytes() as f64,
+            Ceiling::Fma(level) => self.threads as f64 * fma_flops(*level),
+            Ceiling::Bf16Dot(Level::Avx512Bf16) => self.threads as f64 * fma_flops(Level::Avx512) * 2.0,
+            Ceiling::Bf16Dot(level) => self.threads as f64 * fma_flops(*level),
+        }
+    }
+
+    /// Runs once on all threads.
+    pub fn run(&mut self) {
+        match self.ceiling.clone() {
+            Ceiling::Traffic(traffic) => self.traffic(&traffic),
+            Ceiling::Fma(level) => self.on_threads(|| fma(level)),
+            Ceiling::Bf16Dot(level) => self.on_threads(|| bf16_dot(level)),
+        }
+    }
+
+    fn on_threads(&self, body: impl Fn() + Copy + Send) {
+        thread::scope(|scope| {
+            for _ in 1..self.threads {
+                scope.spawn(body);
+            }
+            body();
+        });
+    }
+
+    fn traffic(&mut self, traffic: &Traffic) {
+        let threads = self.threads;
+        let (updates, reads) = (traffic.update.len(), traffic.read.len());
+        // Each thread takes the same share of every stream.
+        let mut shares: Vec<Vec<&mut [u64]>> = (0..threads).map(|_| Vec::new()).collect();
+        for buffer in &mut self.buffers {
+            let share = buffer.len().div_ceil(threads).max(1);
+            let mut parts = buffer.chunks_mut(share);
+            for thread in &mut shares {
+                thread.push(parts.next().unwrap_or_default());
+            }
+        }
+        thread::scope(|scope| {
+            let mut shares = shares.into_iter();
+            let mine = shares.next().unwrap_or_default();
+            for share in shares {
+                scope.spawn(move || stream(share, updates, reads));
+            }
+            stream(mine, updates, reads);
+        });
+    }
+}
+
+/// One pass over a thread's share: the streams advance together, 4 KiB of the longest at a time.
+fn stream(share: Vec<&mut [u64]>, updates: usize, reads: usize) {
+    #[cfg(target_arch = "x86_64")]
+    if is_x86_feature_detected!("avx2") {
+        #[target_feature(enable = "avx2")]
+        fn vectorised(share: Vec<&mut [u64]>, updates: usize, reads: usize) {
+            stream_body(share, updates, reads);
+        }
+        // SAFETY: AVX2 was just detected.
+        unsafe { vectorised(share, updates, reads) };
+        return;
+    }
+    stream_body(share, updates, reads);
+}
+
+#[inline(always)]
+fn stream_body(mut share: Vec<&mut [u64]>, updates: usize, reads: usize) {
+    let longest = share.iter().map(|s| s.len()).max().unwrap_or(0);
+    let steps = longest.div_ceil(512).max(1);
+    let mut sum = 0u64;
+    for step in 0..steps {
+        for (i, buffer) in share.iter_mut().enumerate() {
+            let len = buffer.len();
+            let part = &mut buffer[step * len / steps..(step + 1) * len / steps];
+            if i < updates {
+                part.iter_mut().for_each(|x| *x = x.wrapping_add(3));
+            } else if i < updates + reads {
+                sum = part.iter().fold(sum, |s, x| s.wrapping_add(*x));
+            } else {
+                part.fill(step as u64);
+            }
+        }
+    }
+    black_box(sum);
+}
+
+fn fma_flops(level: Level) -> f64 {
+    let lanes = match level {
+        Level::Portable => 4.0,
+        Level::Avx2 => 8.0,
+        Level::Avx512 | Level::Avx512Bf16 => 16.0,
+    };
+    FMA_ROUNDS as f64 * CHAINS as f64 * lanes * 2.0
+}
+
+/// Independent accumulators: enough to hide the latency of two pipes.
+const CHAINS: usize = 12;
+
+/// Multiply-adds (multiply then add at the portable level) in registers.
+fn fma(level: Level) {
+    #[cfg(target_arch = "x86_64")]
+    // SAFETY: the benchmark asks only for levels that the CPU has.
+    unsafe {
+        match level {
+            Level::Avx2 => return x86::fma_avx2(),
+            Level::Avx512 | Level::Avx512Bf16 => return x86::fma_avx512(),
+            Level::Portable => {}
+        }
+    }
+    let (a, b) = (black_box([1.0f32; 4]), black_box([1e-9f32; 4]));
+    let mut sums = [[0.0f32; 4]; CHAINS];
+    for _ in 0..FMA_ROUNDS {
+        for sum in &mut sums {
+            for i in 0..4 {
+                sum[i] = sum[i] * a[i] + b[i];
+            }
+        }
+    }
+    black_box(sums);
+}
+
+fn bf16_dot(level: Level) {
+    #[cfg(target_arch = "x86_64")]
+    if level == Level::Avx512Bf16 {
+        // SAFETY: the benchmark asks only for levels that the CPU has.
+        return unsafe { x86::bf16_dot() };
+    }
+    fma(level);
+}
+
+#[cfg(target_arch = "x86_64")]
+mod x86 {
+    use super::{CHAINS, FMA_ROUNDS};
+    use std::arch::x86_64::*;
+    use std::hint::black_box;
+
+    #[target_feature(enable = "avx2,fma")]
+    pub(super) fn fma_avx2() {
+        let (a, b) = (_mm256_set1_ps(black_box(1.0)), _mm256_set1_ps(black_box(1e-9)));
+        let mut sums = [_mm256_setzero_ps(); CHAINS];
+        for _ in 0..FMA_ROUNDS {
+            for sum in &mut sums {
+                *sum = _mm256_fmadd_ps(*sum, a, b);
+            }
+        }
+        black_box(sums);
+    }
+
+    #[target_feature(enable = "avx512f")]
+    pub(super) fn fma_avx512() {
+        let (a, b) = (_mm512_set1_ps(black_box(1.0)), _mm512_set1_ps(black_box(1e-9)));
+        let mut sums = [_mm512_setzero_ps(); CHAINS];
+        for _ in 0..FMA_ROUNDS {
+            for sum in &mut sums {
+                *sum = _mm512_fmadd_ps(*sum, a, b);
+            }
+        }
+        black_box(sums);
+    }
+
+    #[target_feature(enable = "avx512f,avx512bf16")]
+    pub(super) fn bf16_dot() {
+        let a = _mm512_cvtne2ps_pbh(_mm512_set1_ps(black_box(1.0)), _mm512_set1_ps(black_box(1.0)));
+        let b = _mm512_cvtne2ps_pbh(_mm512_set1_ps(black_box(1e-9)), _mm512_set1_ps(black_box(1e-9)));
+        let mut sums = [_mm512_setzero_ps(); CHAINS];
+        for _ in 0..FMA_ROUNDS {
+            for sum in &mut sums {
+                *sum = _mm512_dpbf16_ps(*sum, a, b);
+            }
+        }
+        black_box(sums);
+    }
+}

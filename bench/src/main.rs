@@ -1,0 +1,98 @@
+//! `make bench`: times every operation beside its ceiling, on 1 and 2 threads.
+//!
+//! `CASE=regex` runs the cases whose names match; `THREADS=1,2` sets the thread counts; `SIMD=avx2` sets the instruction
+//! set (portable, avx2, avx512, avx512bf16); `BENCH_JSON=file` appends one JSON object per row.
+
+mod buffer;
+mod cases;
+mod ceiling;
+mod measure;
+
+use indicatif::{ProgressBar, ProgressStyle};
+use regex::Regex;
+use scalert_runtime::{Runtime, RuntimeDesc, SimdLevel, Stream};
+use std::env;
+use std::fs::OpenOptions;
+use std::io::Write;
+use std::process::ExitCode;
+use std::sync::Arc;
+
+fn main() -> ExitCode {
+    match run() {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(message) => {
+            eprintln!("bench: {message}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn run() -> Result<(), String> {
+    let filter = Regex::new(&env::var("CASE").unwrap_or_default()).map_err(|e| format!("CASE: {e}"))?;
+    let threads = parse_threads(&env::var("THREADS").unwrap_or_else(|_| "1,2".into()))?;
+    let simd = parse_simd(env::var("SIMD").ok().as_deref())?;
+    let mut json = match env::var("BENCH_JSON") {
+        Ok(path) => Some(
+            OpenOptions::new().create(true).append(true).open(&path).map_err(|e| format!("BENCH_JSON {path}: {e}"))?,
+        ),
+        Err(_) => None,
+    };
+
+    println!("{} on {} threads; figure, ceiling measured beside it, fraction", simd.name(), join(&threads));
+    println!("{:<52} {:>9} {:>9} {:>6}", "case", "figure", "ceiling", "");
+    for &threads in &threads {
+        let desc = RuntimeDesc { threads, simd: Some(simd), ..RuntimeDesc::default() };
+        let runtime = Runtime::new(&desc).map_err(|e| e.message)?;
+        let stream = Arc::new(Stream::new(&runtime).map_err(|e| e.message)?);
+        let makers: Vec<_> = cases::all(simd).into_iter().filter(|c| filter.is_match(&c.name)).collect();
+        if makers.is_empty() {
+            return Err(format!("no case matches {filter}"));
+        }
+        let bar = ProgressBar::new(makers.len() as u64).with_style(
+            ProgressStyle::with_template("{bar:24} {pos}/{len} {msg} ({eta} left)").expect("a valid template"),
+        );
+        for maker in makers {
+            bar.set_message(maker.name.clone());
+            let mut case = maker.build(&stream);
+            let row = measure::measure(&mut case, threads as usize);
+            drop(case);
+            bar.suspend(|| {
+                println!(
+                    "{:<52} {:>9.1} {:>9.1} {:>6.2}  {}",
+                    row.name, row.value, row.ceiling, row.fraction, row.unit
+                );
+            });
+            bar.inc(1);
+            if let Some(file) = &mut json {
+                let line = serde_json::json!({
+                    "name": row.name, "value": row.value, "unit": row.unit,
+                    "ceiling": row.ceiling, "fraction": row.fraction,
+                });
+                writeln!(file, "{line}").map_err(|e| format!("BENCH_JSON: {e}"))?;
+            }
+        }
+        bar.finish_and_clear();
+    }
+    Ok(())
+}
+
+fn parse_threads(text: &str) -> Result<Vec<u32>, String> {
+    text.split(',')
+        .map(|t| match t.trim().parse() {
+            Ok(n) if n > 0 => Ok(n),
+            _ => Err(format!("THREADS is '{text}', must be counts such as 1,2")),
+        })
+        .collect()
+}
+
+fn parse_simd(name: Option<&str>) -> Result<SimdLevel, String> {
+    let Some(name) = name else { return Ok(SimdLevel::detect()) };
+    SimdLevel::ALL
+        .into_iter()
+        .find(|l| l.name() == name && l.is_available())
+        .ok_or_else(|| format!("SIMD is '{name}', must be an instruction set of this CPU"))
+}
+
+fn join(threads: &[u32]) -> String {
+    threads.iter().map(u32::to_string).collect::<Vec<_>>().join(" and ")
+}

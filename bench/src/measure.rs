@@ -1,0 +1,76 @@
+//! Times a case and its ceiling in turn, so that both see the same machine.
+
+use crate::ceiling::{Ceiling, Probe};
+use std::time::{Duration, Instant};
+
+/// One thing to time.
+pub struct Case {
+    /// Row name: operation, dtype, shape.
+    pub name: String,
+    /// Unit of the figure: "GB/s", "GFLOP/s".
+    pub unit: &'static str,
+    /// Units times 1e9 of one run: bytes or operations.
+    pub work: f64,
+    /// What bounds it.
+    pub ceiling: Ceiling,
+    /// Runs it once.
+    pub run: Box<dyn FnMut()>,
+}
+
+/// One row of the table.
+pub struct Row {
+    /// Case name with the number of threads.
+    pub name: String,
+    /// Median figure.
+    pub value: f64,
+    /// Its unit.
+    pub unit: &'static str,
+    /// Median ceiling, same unit.
+    pub ceiling: f64,
+    /// Median of the fractions of each pair.
+    pub fraction: f64,
+}
+
+/// Shortest time of one repetition; shorter cases run several times in it.
+const REPETITION: Duration = Duration::from_millis(20);
+const PAIRS: usize = 9;
+
+/// Runs case and ceiling in turn and takes medians.
+pub fn measure(case: &mut Case, threads: usize) -> Row {
+    let mut probe = Probe::new(case.ceiling.clone(), threads);
+    let case_runs = calibrate(&mut case.run);
+    let probe_runs = calibrate(&mut || probe.run());
+    let mut pairs: Vec<(f64, f64)> = (0..PAIRS)
+        .map(|_| {
+            let value = case.work * case_runs as f64 / seconds(&mut case.run, case_runs);
+            let ceiling = probe.work() * probe_runs as f64 / seconds(&mut || probe.run(), probe_runs);
+            (value, ceiling)
+        })
+        .collect();
+    let median = |pairs: &mut Vec<(f64, f64)>, key: fn(&(f64, f64)) -> f64| {
+        pairs.sort_by(|a, b| key(a).total_cmp(&key(b)));
+        key(&pairs[pairs.len() / 2])
+    };
+    Row {
+        name: format!("{} t{threads}", case.name),
+        value: median(&mut pairs, |p| p.0) / 1e9,
+        unit: case.unit,
+        ceiling: median(&mut pairs, |p| p.1) / 1e9,
+        fraction: median(&mut pairs, |p| p.0 / p.1),
+    }
+}
+
+/// Warms up and returns how many runs fill a repetition.
+fn calibrate(run: &mut dyn FnMut()) -> usize {
+    run();
+    let once = seconds(run, 1);
+    ((REPETITION.as_secs_f64() / once.max(1e-9)).ceil() as usize).max(1)
+}
+
+fn seconds(run: &mut dyn FnMut(), times: usize) -> f64 {
+    let start = Instant::now();
+    for _ in 0..times {
+        run();
+    }
+    start.elapsed().as_secs_f64()
+}

@@ -1,0 +1,844 @@
+/* scaleRT.h - libscaleRT: an embedded mixed-precision training runtime behind a C ABI.
+ *
+ * The host framework owns the model, the graph, the streams and the threads; libscaleRT owns precision, memory and
+ * training state. The library never aborts, exits, prints, or leaves a global behind.
+ *
+ * Reading this header
+ *   - Every function that can fail returns scalert_status_t; scalert_last_error() says which argument was wrong, what
+ * it was and what it must be. A call that fails has changed nothing, unless its comment says otherwise.
+ *   - Arguments: the stream first, inputs, then outputs, options last; options may be NULL for the defaults.
+ *   - Handles are opaque. X_create gives one, X_destroy drops it; destroying NULL does nothing. A child keeps its
+ * parent alive, so handles may be destroyed in any order.
+ *   - Descriptors begin with struct_size and have an _INIT macro; a zero field is always the default. An older, shorter
+ *     struct is filled with zeros; a longer one is accepted when its unknown tail is zero.
+ *   - Enumerations travel as int32_t, flags as uint32_t, booleans as uint8_t (0 or 1).
+ *   - Tensors are plain values on the host's stack that borrow memory; the library keeps no pointer to them after the
+ * call.
+ *   - Element (i, j, ...) of a tensor lies at data + (i * stride[0] + j * stride[1] + ...) elements. Unless a comment
+ * says otherwise the last dimension is contiguous (stride 1), the other strides are free, data is aligned to the
+ * element only, and an output shares no memory with any other argument. Tensors with zero elements are allowed.
+ *   - [.., n] stands for up to four leading dimensions, then n. "float" dtype stands for F32, BF16 or F16.
+ *
+ * Tags after each comment
+ *   [thread-safe]              may be called from several threads at once, also on the same handle
+ *   [externally-synchronised]  one thread at a time per handle; the library detects misuse where it can
+ *   [sync] [async]             done when it returns; or enqueued on the stream (on the CPU device: done when it
+ * returns) [capturable]               may be captured into a CUDA graph Only functions with _wait in their name block
+ * on a device.
+ */
+#ifndef SCALERT_H
+#define SCALERT_H
+
+#include <stddef.h>
+#include <stdint.h>
+
+#ifdef __cplusplus
+extern "C" {
+#endif
+
+/* ---- version ---------------------------------------------------------------------------------------------------- */
+
+#define SCALERT_VERSION_MAJOR 0
+#define SCALERT_VERSION_MINOR 1
+#define SCALERT_VERSION_PATCH 0
+/* The version of this header: major * 10000 + minor * 100 + patch. */
+#define SCALERT_VERSION (SCALERT_VERSION_MAJOR * 10000 + SCALERT_VERSION_MINOR * 100 + SCALERT_VERSION_PATCH)
+
+/* The version of the loaded library, as SCALERT_VERSION. [thread-safe] [sync] */
+uint32_t scalert_version(void);
+
+/* ---- status ----------------------------------------------------------------------------------------------------- */
+
+/* What a call came to. The numbers are frozen; new ones are only ever added. */
+typedef int32_t scalert_status_t;
+#define SCALERT_OK 0
+#define SCALERT_INVALID_ARGUMENT 1      /* the message names the argument, what it was, what it must be */
+#define SCALERT_FAILED_PRECONDITION 2   /* a legal call at the wrong time */
+#define SCALERT_OUT_OF_BUDGET 3         /* a byte budget does not allow it: needed, available, who holds the rest */
+#define SCALERT_OUT_OF_MEMORY 4         /* the budget allowed it, the system or the allocator hook did not */
+#define SCALERT_UNAVAILABLE 5           /* not in this build or on this machine: the message says what is missing */
+#define SCALERT_DEVICE_ERROR 6          /* the device failed: native_domain and native_code in scalert_error_t */
+#define SCALERT_COMM_ERROR 7            /* a communicator failed */
+#define SCALERT_TIMEOUT 8               /* something did not happen in time */
+#define SCALERT_DATA_LOSS 9             /* stored data does not match its checksum */
+#define SCALERT_LOSS_SCALE_COLLAPSED 10 /* gradients overflow even at the smallest loss scale */
+#define SCALERT_INTERNAL 11             /* a bug of ours; only the handle of this call is poisoned */
+
+/* Where native_code comes from. */
+#define SCALERT_NATIVE_NONE 0
+#define SCALERT_NATIVE_ERRNO 1
+#define SCALERT_NATIVE_CUDA 2
+#define SCALERT_NATIVE_CUBLAS 3
+#define SCALERT_NATIVE_CUDNN 4
+#define SCALERT_NATIVE_NCCL 5
+#define SCALERT_NATIVE_HOST_CALLBACK 6
+
+typedef struct scalert_error {
+    size_t struct_size;
+    scalert_status_t status;
+    int32_t native_domain; /* SCALERT_NATIVE_* */
+    int64_t native_code;   /* errno, CUresult, ...; 0 when the domain is NONE */
+    const char *message;   /* UTF-8; valid until this thread's next failing call; "" when status is OK */
+} scalert_error_t;
+#define SCALERT_ERROR_INIT {sizeof(scalert_error_t), SCALERT_OK, SCALERT_NATIVE_NONE, 0, NULL}
+
+/* Fills *out with what this thread's last failing call did wrong; status OK when none has failed. A succeeding call
+ * leaves it as it was. The caller sets out->struct_size. [thread-safe] [sync] */
+scalert_status_t scalert_last_error(scalert_error_t *out);
+
+/* The name of a status, such as "INVALID_ARGUMENT"; "UNKNOWN" for a number this library does not know. A static string.
+ * [thread-safe] [sync] */
+const char *scalert_status_name(scalert_status_t status);
+
+/* ---- devices ---------------------------------------------------------------------------------------------------- */
+
+typedef int32_t scalert_device_kind_t;
+#define SCALERT_DEVICE_CPU 0
+#define SCALERT_DEVICE_CUDA 1
+
+typedef struct scalert_device_info {
+    size_t struct_size;
+    scalert_device_kind_t kind;
+    int32_t ordinal;
+    uint64_t memory_bytes; /* physical memory of the device */
+    uint32_t threads;      /* CPU: threads that a runtime uses by default; CUDA: multiprocessors */
+    char name[96];         /* CPU: the best instruction set found, e.g. "CPU (avx512bf16)" */
+} scalert_device_info_t;
+#define SCALERT_DEVICE_INFO_INIT {sizeof(scalert_device_info_t), SCALERT_DEVICE_CPU, 0, 0, 0, {0}}
+
+/* Number of devices of a kind. There is one CPU. UNAVAILABLE, with the reason, when this build or machine has no CUDA.
+ * [thread-safe] [sync] */
+scalert_status_t scalert_device_count(scalert_device_kind_t kind, uint32_t *count);
+
+/* Describes one device. The caller sets out->struct_size. [thread-safe] [sync] */
+scalert_status_t scalert_device_describe(scalert_device_kind_t kind, int32_t ordinal, scalert_device_info_t *out);
+
+/* ---- hooks: the host's allocator, threads and log --------------------------------------------------------------- */
+
+/* Memory tiers. On the CPU device DEVICE is host memory as well, with a budget of its own. */
+typedef int32_t scalert_tier_t;
+#define SCALERT_TIER_DEVICE 0
+#define SCALERT_TIER_PINNED 1
+#define SCALERT_TIER_HOST 2
+#define SCALERT_TIER_DISK 3
+#define SCALERT_TIERS 4 /* length of arrays indexed by tier */
+
+/* Where the library's memory comes from. alloc returns NULL when it cannot; the call that needed it then returns
+ * OUT_OF_MEMORY. free gets exactly what alloc gave and was asked for. Both may be called from any thread that calls the
+ * library, and must not call it back. Copied at runtime creation; user must outlive the runtime and its children. */
+typedef struct scalert_allocator {
+    size_t struct_size;
+    void *user;
+    void *(*alloc)(void *user, size_t bytes, size_t alignment, scalert_tier_t tier, int32_t ordinal,
+                   void *native_stream);
+    void (*free)(void *user, void *memory, size_t bytes, size_t alignment, scalert_tier_t tier, int32_t ordinal,
+                 void *native_stream);
+} scalert_allocator_t;
+#define SCALERT_ALLOCATOR_INIT {sizeof(scalert_allocator_t), NULL, NULL, NULL}
+
+/* The host's threads instead of the library's pool. parallel_for calls body(context, i) once for each i in 0 .. n - 1,
+ * n
+ * <= threads, in any order, on any threads, at the same time or one after another, and returns when all have returned.
+ */
+typedef struct scalert_thread_pool {
+    size_t struct_size;
+    void *user;
+    uint32_t threads; /* most bodies that run at the same time, at least 1 */
+    void (*parallel_for)(void *user, uint32_t n, void (*body)(void *context, uint32_t index), void *context);
+} scalert_thread_pool_t;
+#define SCALERT_THREAD_POOL_INIT {sizeof(scalert_thread_pool_t), NULL, 0, NULL}
+
+#define SCALERT_LOG_ERROR 1
+#define SCALERT_LOG_WARN 2
+#define SCALERT_LOG_INFO 3
+#define SCALERT_LOG_DEBUG 4
+
+/* Receives messages of one runtime up to a level. May be called from any thread; must not call the library. */
+typedef struct scalert_log_sink {
+    size_t struct_size;
+    void *user;
+    int32_t level; /* SCALERT_LOG_*; 0 = INFO */
+    void (*write)(void *user, int32_t level, const char *message);
+} scalert_log_sink_t;
+#define SCALERT_LOG_SINK_INIT {sizeof(scalert_log_sink_t), NULL, 0, NULL}
+
+/* ---- runtime ---------------------------------------------------------------------------------------------------- */
+
+/* One device of one rank: byte budgets, hooks, threads and the ledger that every byte of it is entered in. */
+typedef struct scalert_runtime scalert_runtime_t;
+
+/* Instruction sets of the CPU device. Optimizers and casts give the same bits at every level; other operations agree
+ * within their stated tolerance. */
+typedef int32_t scalert_simd_t;
+#define SCALERT_SIMD_BEST 0
+#define SCALERT_SIMD_PORTABLE 1
+#define SCALERT_SIMD_AVX2 2
+#define SCALERT_SIMD_AVX512 3
+#define SCALERT_SIMD_AVX512_BF16 4
+
+typedef struct scalert_runtime_desc {
+    size_t struct_size;
+    scalert_device_kind_t device;
+    int32_t ordinal;
+    uint64_t device_bytes, pinned_bytes, host_bytes, disk_bytes; /* budgets; 0 = no limit */
+    uint32_t threads;                         /* CPU threads; 0 = as many as the machine has; at most 1024 */
+    scalert_simd_t simd;                      /* UNAVAILABLE when the CPU lacks it */
+    const scalert_allocator_t *allocator;     /* NULL = the system's */
+    const scalert_thread_pool_t *thread_pool; /* NULL = the library's own; with one, threads must be 0 */
+    const scalert_log_sink_t *log;            /* NULL = silence */
+} scalert_runtime_desc_t;
+#define SCALERT_RUNTIME_DESC_INIT                                                                                      \
+    {sizeof(scalert_runtime_desc_t), SCALERT_DEVICE_CPU, 0, 0, 0, 0, 0, 0, SCALERT_SIMD_BEST, NULL, NULL, NULL}
+
+/* Creates a runtime. After fork() the child may use the parent's CPU runtimes; its threads are started anew.
+ * [thread-safe] [sync] */
+scalert_status_t scalert_runtime_create(const scalert_runtime_desc_t *desc, scalert_runtime_t **out);
+/* [thread-safe] [sync] */
+void scalert_runtime_destroy(scalert_runtime_t *runtime);
+
+/* Bytes of one tier. The purposes sum to used. */
+typedef struct scalert_tier_report {
+    uint64_t limit; /* the budget; UINT64_MAX = no limit */
+    uint64_t used, peak;
+    uint64_t weights, master, moments, gradients; /* held by states */
+    uint64_t workspace;                           /* scratch of streams */
+    uint64_t arena;                               /* arenas lent to the host */
+    uint64_t other;                               /* accumulators, scalers, flags */
+} scalert_tier_report_t;
+
+typedef struct scalert_memory_report {
+    size_t struct_size;
+    scalert_tier_report_t tier[SCALERT_TIERS]; /* indexed by SCALERT_TIER_* */
+} scalert_memory_report_t;
+
+/* What the ledger holds now, and the most it ever held. The caller sets out->struct_size. [thread-safe] [sync] */
+scalert_status_t scalert_runtime_memory(const scalert_runtime_t *runtime, scalert_memory_report_t *out);
+
+/* ---- streams and events ----------------------------------------------------------------------------------------- */
+
+/* An order of work on a device, with the scratch memory ("workspace") of the operations enqueued on it. */
+typedef struct scalert_stream scalert_stream_t;
+/* A point in a stream. */
+typedef struct scalert_event scalert_event_t;
+
+/* Creates a stream of the runtime's device. [thread-safe] [sync] */
+scalert_status_t scalert_stream_create(scalert_runtime_t *runtime, scalert_stream_t **out);
+/* Wraps the host's CUstream, which the host keeps owning; on the CPU device native must be NULL. [thread-safe] [sync]
+ */
+scalert_status_t scalert_stream_wrap(scalert_runtime_t *runtime, void *native, scalert_stream_t **out);
+/* Its work is finished before its workspace is freed. [sync] */
+void scalert_stream_destroy(scalert_stream_t *stream);
+/* Makes the workspace at least bytes large, inside the DEVICE budget. Operations grow it by themselves when they need
+ * more; reserving makes that happen at a chosen time. [externally-synchronised] [sync] */
+scalert_status_t scalert_stream_reserve(scalert_stream_t *stream, uint64_t bytes);
+/* Blocks until everything enqueued so far is done; returns a failure of asynchronous work.
+ * [externally-synchronised] [sync] */
+scalert_status_t scalert_stream_wait(scalert_stream_t *stream);
+/* Work enqueued on stream after this call runs after event. An event never recorded counts as complete.
+ * [externally-synchronised] [async] [capturable] */
+scalert_status_t scalert_stream_follow(scalert_stream_t *stream, const scalert_event_t *event);
+
+/* [thread-safe] [sync] */
+scalert_status_t scalert_event_create(scalert_runtime_t *runtime, scalert_event_t **out);
+/* [thread-safe] [sync] */
+void scalert_event_destroy(scalert_event_t *event);
+/* The event completes when everything enqueued on stream so far is done. [externally-synchronised] [async] [capturable]
+ */
+scalert_status_t scalert_event_record(scalert_event_t *event, scalert_stream_t *stream);
+/* *complete = 1 when the event has completed or was never recorded. [thread-safe] [sync] */
+scalert_status_t scalert_event_query(const scalert_event_t *event, uint8_t *complete);
+/* Blocks until the event completes. [thread-safe] [sync] */
+scalert_status_t scalert_event_wait(const scalert_event_t *event);
+
+/* ---- arenas: memory for the host's activations, inside the budgets ---------------------------------------------- */
+
+/* One block of a tier, allocated at once and handed out in order; freed in the opposite order by rewinding. */
+typedef struct scalert_arena scalert_arena_t;
+
+/* Allocates bytes of a tier (DEVICE or HOST; PINNED on a CUDA device). OUT_OF_BUDGET when the budget does not allow it.
+ * [thread-safe] [sync] */
+scalert_status_t scalert_arena_create(scalert_runtime_t *runtime, scalert_tier_t tier, uint64_t bytes,
+                                      scalert_arena_t **out);
+/* [sync] */
+void scalert_arena_destroy(scalert_arena_t *arena);
+/* The next bytes of the arena, aligned to 64 bytes, uninitialised. OUT_OF_BUDGET when it is exhausted. *out is not NULL
+ * even for 0 bytes. [externally-synchronised] [sync] */
+scalert_status_t scalert_arena_alloc(scalert_arena_t *arena, uint64_t bytes, void **out);
+/* Bytes handed out so far: a mark to rewind to. [externally-synchronised] [sync] */
+scalert_status_t scalert_arena_mark(const scalert_arena_t *arena, uint64_t *mark);
+/* Takes back everything handed out since mark (0 = everything). [externally-synchronised] [sync] */
+scalert_status_t scalert_arena_rewind(scalert_arena_t *arena, uint64_t mark);
+
+/* ---- tensors ---------------------------------------------------------------------------------------------------- */
+
+typedef int32_t scalert_dtype_t;
+#define SCALERT_F32 1  /* IEEE binary32 */
+#define SCALERT_BF16 2 /* bfloat16 */
+#define SCALERT_F16 3  /* IEEE binary16 */
+#define SCALERT_I32 4  /* token ids, targets, positions */
+#define SCALERT_I64 5  /* limbs and counters of exact sums */
+
+#define SCALERT_MAX_DIMS 5
+
+/* A borrowed view. Strides are in elements and not negative. */
+typedef struct scalert_tensor {
+    void *data; /* on the stream's device; may be NULL when the tensor has no elements */
+    scalert_dtype_t dtype;
+    int32_t ndim; /* 0 (a scalar) to SCALERT_MAX_DIMS */
+    int64_t shape[SCALERT_MAX_DIMS];
+    int64_t stride[SCALERT_MAX_DIMS];
+} scalert_tensor_t;
+
+/* A contiguous tensor: shape from the first ndim of shape, strides computed. [thread-safe] [sync] */
+scalert_status_t scalert_tensor_contiguous(void *data, scalert_dtype_t dtype, int32_t ndim, const int64_t *shape,
+                                           scalert_tensor_t *out);
+
+/* DLPack 1.x (include dlpack.h for the type). The view borrows the managed tensor's memory: keep it until the view is
+ * no longer used, then call its deleter. Honours byte_offset and NULL strides. INVALID_ARGUMENT when the version's
+ * major, the dtype, a negative stride or more than SCALERT_MAX_DIMS dimensions cannot be expressed, when the tensor is
+ * not on the runtime's device, or when it is read-only and writable is 1. [thread-safe] [sync] */
+struct DLManagedTensorVersioned;
+scalert_status_t scalert_tensor_from_dlpack(const scalert_runtime_t *runtime,
+                                            const struct DLManagedTensorVersioned *managed, uint8_t writable,
+                                            scalert_tensor_t *out);
+/* A new managed tensor over the view's memory on the runtime's device. When its consumer calls the deleter,
+ * release(owner) is called once, on that thread, if release is not NULL. [thread-safe] [sync] */
+scalert_status_t scalert_tensor_to_dlpack(const scalert_runtime_t *runtime, const scalert_tensor_t *tensor,
+                                          uint8_t read_only, void *owner, void (*release)(void *owner),
+                                          struct DLManagedTensorVersioned **out);
+
+/* ---- operations: moving and filling ----------------------------------------------------------------------------- */
+
+/* Randomness is a pure function of this key and of an element's index in row-major order (Philox4x32-10, Salmon et al.
+ * 2011): it depends neither on threads and launch shapes nor on recomputation. */
+typedef struct scalert_random_key {
+    uint64_t seed;
+    uint64_t step;   /* below 2^32; e.g. optimizer step or micro-batch counter */
+    uint32_t tensor; /* distinguishes uses within one step */
+} scalert_random_key_t;
+
+typedef int32_t scalert_rounding_t;
+#define SCALERT_ROUND_NEAREST_EVEN 0
+#define SCALERT_ROUND_STOCHASTIC 1 /* up with probability proportional to the distance; unbiased */
+
+typedef struct scalert_cast_options {
+    size_t struct_size;
+    scalert_rounding_t rounding;
+    scalert_random_key_t key; /* for SCALERT_ROUND_STOCHASTIC */
+} scalert_cast_options_t;
+#define SCALERT_CAST_OPTIONS_INIT {sizeof(scalert_cast_options_t), SCALERT_ROUND_NEAREST_EVEN, {0, 0, 0}}
+
+/* y = x in y's dtype. x, y [..] float, same shape. Denormals are kept, NaN stays NaN, values past the largest finite
+ * one become infinite (nearest even). Same dtype: a copy. [externally-synchronised] [async] [capturable] */
+scalert_status_t scalert_cast(scalert_stream_t *stream, const scalert_tensor_t *x, const scalert_tensor_t *y,
+                              const scalert_cast_options_t *options);
+
+/* y = value. y [..] float. [externally-synchronised] [async] [capturable] */
+scalert_status_t scalert_fill(scalert_stream_t *stream, float value, const scalert_tensor_t *y);
+
+/* y = uniform on [low, high). y [..] float. [externally-synchronised] [async] [capturable] */
+scalert_status_t scalert_random_uniform(scalert_stream_t *stream, scalert_random_key_t key, float low, float high,
+                                        const scalert_tensor_t *y);
+/* y = normal with this mean and standard deviation (Box & Muller 1958). y [..] float.
+ * [externally-synchronised] [async] [capturable] */
+scalert_status_t scalert_random_normal(scalert_stream_t *stream, scalert_random_key_t key, float mean, float deviation,
+                                       const scalert_tensor_t *y);
+
+/* y = alpha x. x, y [..] float, same shape and dtype; y may be x. [externally-synchronised] [async] [capturable] */
+scalert_status_t scalert_scale(scalert_stream_t *stream, float alpha, const scalert_tensor_t *x,
+                               const scalert_tensor_t *y);
+
+/* y = alpha x + y, rounded once to f32, then to y's dtype. x, y [..] float, same shape, dtypes may differ.
+ * [externally-synchronised] [async] [capturable] */
+scalert_status_t scalert_axpy(scalert_stream_t *stream, float alpha, const scalert_tensor_t *x,
+                              const scalert_tensor_t *y);
+
+/* y = a + b. a, b, y [..] float, same shape and dtype; y may be a or b. [externally-synchronised] [async] [capturable]
+ */
+scalert_status_t scalert_add(scalert_stream_t *stream, const scalert_tensor_t *a, const scalert_tensor_t *b,
+                             const scalert_tensor_t *y);
+
+/* y = x / (1 - probability) where an element is kept, 0 where it is dropped. The backward pass is the same call on dy
+ * with the same key. x, y [..] float, same shape and dtype; y may be x. 0 <= probability < 1. Srivastava et al. 2014.
+ * [externally-synchronised] [async] [capturable] */
+scalert_status_t scalert_dropout(scalert_stream_t *stream, const scalert_tensor_t *x, float probability,
+                                 scalert_random_key_t key, const scalert_tensor_t *y);
+
+/* ---- operations: exact sums
+ * ------------------------------------------------------------------------------------------ */
+
+/* An accumulator is an I64 tensor [SCALERT_EXACT_SUM_LIMBS], zero at first: 67 limbs of 32 bits that hold any sum of
+ * doubles without rounding (Neal 2015), and a count of the elements that were not finite and left out. Accumulators may
+ * be added limb by limb (all_reduce, sum, I64), so that a sum has the same bits in any order and on any number of
+ * ranks. */
+#define SCALERT_EXACT_SUM_LIMBS 68
+
+typedef int32_t scalert_sum_t;
+#define SCALERT_SUM_OF_VALUES 0
+#define SCALERT_SUM_OF_SQUARES 1
+
+/* accumulator += sum of x or of x^2, counting non-finite values. x [..] float. Each block of 256 elements is summed in
+ * f64 in a fixed order; the blocks are added exactly. [externally-synchronised] [async] [capturable] */
+scalert_status_t scalert_exact_sum(scalert_stream_t *stream, const scalert_tensor_t *x, scalert_sum_t kind,
+                                   const scalert_tensor_t *accumulator);
+/* The nearest double to what the limbs hold, and the number of non-finite values. limbs is host memory of
+ * SCALERT_EXACT_SUM_LIMBS; nonfinite may be NULL. [thread-safe] [sync] */
+scalert_status_t scalert_exact_sum_read(const int64_t *limbs, double *sum, uint64_t *nonfinite);
+
+/* ---- operations: matrix product --------------------------------------------------------------------------------- */
+
+typedef int32_t scalert_activation_t;
+#define SCALERT_ACTIVATION_NONE 0
+#define SCALERT_ACTIVATION_GELU_TANH 1
+#define SCALERT_ACTIVATION_GELU_EXACT 2
+#define SCALERT_ACTIVATION_GELU_TANH_BACKWARD 3  /* multiplies by gelu'(pre_activation) */
+#define SCALERT_ACTIVATION_GELU_EXACT_BACKWARD 4 /* multiplies by gelu'(pre_activation) */
+
+typedef int32_t scalert_compute_t;
+#define SCALERT_COMPUTE_DEFAULT 0 /* the fastest with f32 accumulation; bf16 dot products may flush denormals */
+#define SCALERT_COMPUTE_F32 1     /* every product and sum in f32 */
+
+typedef struct scalert_gemm_options {
+    size_t struct_size;
+    float alpha;                  /* 0 = 1 */
+    float beta;                   /* 1 accumulates into c; with 0, c is not read */
+    const scalert_tensor_t *bias; /* [n], float F32 or c's dtype; added to each row; NULL = none */
+    scalert_activation_t activation;
+    const scalert_tensor_t
+        *pre_activation; /* c's shape and dtype. Forward: written, if given. Backward: read, required */
+    scalert_compute_t compute;
+} scalert_gemm_options_t;
+#define SCALERT_GEMM_OPTIONS_INIT                                                                                      \
+    {sizeof(scalert_gemm_options_t), 0.0f, 0.0f, NULL, SCALERT_ACTIVATION_NONE, NULL, SCALERT_COMPUTE_DEFAULT}
+
+/* c = activation(alpha op(a) op(b) + beta c + bias); a backward activation multiplies alpha op(a) op(b) and adds beta
+ * c. op(a) [.., m, k], op(b) [.., k, n], c [.., m, n]; op transposes the last two dimensions when the flag is 1.
+ * Leading dimensions of a and b are those of c, or absent or 1 to be used for the whole batch. a, b float, same dtype;
+ * c that dtype or F32. Accumulation in f32. [externally-synchronised] [async] [capturable] */
+scalert_status_t scalert_gemm(scalert_stream_t *stream, uint8_t transpose_a, uint8_t transpose_b,
+                              const scalert_tensor_t *a, const scalert_tensor_t *b, const scalert_tensor_t *c,
+                              const scalert_gemm_options_t *options);
+
+/* dbias = sum of the rows of dy, added to dbias when accumulate is 1. dy [.., n] float; dbias [n] F32 or dy's dtype.
+ * Rows are added in a fixed order, in f32. [externally-synchronised] [async] [capturable] */
+scalert_status_t scalert_bias_gradient(scalert_stream_t *stream, const scalert_tensor_t *dy, uint8_t accumulate,
+                                       const scalert_tensor_t *dbias);
+
+/* ---- operations: embedding -------------------------------------------------------------------------------------- */
+
+/* y[.., i, :] = token_table[tokens[.., i]] + position_table[i].
+ *   tokens [.., t] I32; token_table [v, c] float; position_table [p, c], p >= t, or NULL; y [.., t, c]; one float
+ * dtype. On the CPU a token outside 0 .. v - 1 is INVALID_ARGUMENT before anything is written.
+ *   [externally-synchronised] [async] [capturable] */
+scalert_status_t scalert_embedding_forward(scalert_stream_t *stream, const scalert_tensor_t *tokens,
+                                           const scalert_tensor_t *token_table, const scalert_tensor_t *position_table,
+                                           const scalert_tensor_t *y);
+/* dtoken_table[w] = sum of dy over the places of token w; dposition_table[i] = sum of dy at position i over the batch
+ * (rows from t on get 0); both added to what is there when accumulate is 1. Tables F32 or dy's dtype; dposition_table
+ * may be NULL. Sums in f32 in a fixed order. [externally-synchronised] [async] [capturable] */
+scalert_status_t scalert_embedding_backward(scalert_stream_t *stream, const scalert_tensor_t *tokens,
+                                            const scalert_tensor_t *dy, uint8_t accumulate,
+                                            const scalert_tensor_t *dtoken_table,
+                                            const scalert_tensor_t *dposition_table);
+
+/* ---- operations: normalisation ---------------------------------------------------------------------------------- */
+
+/* y = (x - mean) * rstd * weight + bias over the last dimension, rstd = 1 / sqrt(variance + epsilon), population
+ * variance. x, y [.., width] float, same dtype; y may be x. weight, bias [width], x's dtype or F32; NULL = 1 and 0.
+ *   mean, rstd [..] F32, kept for backward; both may be NULL when no backward follows. epsilon > 0.
+ *   Statistics in f32, two passes. Ba, Kiros & Hinton 2016. [externally-synchronised] [async] [capturable] */
+scalert_status_t scalert_layer_norm_forward(scalert_stream_t *stream, const scalert_tensor_t *x,
+                                            const scalert_tensor_t *weight, const scalert_tensor_t *bias, float epsilon,
+                                            const scalert_tensor_t *y, const scalert_tensor_t *mean,
+                                            const scalert_tensor_t *rstd);
+/* Gradients of layer_norm_forward. dx may be dy. dweight, dbias [width] F32 or x's dtype, may be NULL; added to what is
+ * there when accumulate is 1. Row sums in a fixed order. [externally-synchronised] [async] [capturable] */
+scalert_status_t scalert_layer_norm_backward(scalert_stream_t *stream, const scalert_tensor_t *dy,
+                                             const scalert_tensor_t *x, const scalert_tensor_t *weight,
+                                             const scalert_tensor_t *mean, const scalert_tensor_t *rstd,
+                                             uint8_t accumulate, const scalert_tensor_t *dx,
+                                             const scalert_tensor_t *dweight, const scalert_tensor_t *dbias);
+
+/* y = x * rstd * weight over the last dimension, rstd = 1 / sqrt(mean(x^2) + epsilon). Arguments as for layer norm;
+ * rstd may be NULL when no backward follows. Zhang & Sennrich 2019. [externally-synchronised] [async] [capturable] */
+scalert_status_t scalert_rms_norm_forward(scalert_stream_t *stream, const scalert_tensor_t *x,
+                                          const scalert_tensor_t *weight, float epsilon, const scalert_tensor_t *y,
+                                          const scalert_tensor_t *rstd);
+/* Gradients of rms_norm_forward; as layer_norm_backward. [externally-synchronised] [async] [capturable] */
+scalert_status_t scalert_rms_norm_backward(scalert_stream_t *stream, const scalert_tensor_t *dy,
+                                           const scalert_tensor_t *x, const scalert_tensor_t *weight,
+                                           const scalert_tensor_t *rstd, uint8_t accumulate, const scalert_tensor_t *dx,
+                                           const scalert_tensor_t *dweight);
+
+/* ---- operations: activations ------------------------------------------------------------------------------------ */
+
+typedef int32_t scalert_gelu_t;
+#define SCALERT_GELU_TANH 0  /* 0.5 x (1 + tanh(sqrt(2 / pi) (x + 0.044715 x^3))) */
+#define SCALERT_GELU_EXACT 1 /* 0.5 x (1 + erf(x / sqrt(2))) */
+
+/* y = gelu(x). x, y [..] float, same shape and dtype; y may be x. Hendrycks & Gimpel 2016.
+ * [externally-synchronised] [async] [capturable] */
+scalert_status_t scalert_gelu_forward(scalert_stream_t *stream, const scalert_tensor_t *x, scalert_gelu_t kind,
+                                      const scalert_tensor_t *y);
+/* dx = dy * gelu'(x). dx may be dy. [externally-synchronised] [async] [capturable] */
+scalert_status_t scalert_gelu_backward(scalert_stream_t *stream, const scalert_tensor_t *x, const scalert_tensor_t *dy,
+                                       scalert_gelu_t kind, const scalert_tensor_t *dx);
+
+/* y = silu(gate) * up, silu(z) = z / (1 + e^-z). gate, up, y [..] float, same shape and dtype; gate and up may be the
+ * halves of one packed tensor. Shazeer 2020. [externally-synchronised] [async] [capturable] */
+scalert_status_t scalert_swiglu_forward(scalert_stream_t *stream, const scalert_tensor_t *gate,
+                                        const scalert_tensor_t *up, const scalert_tensor_t *y);
+/* dgate = dy * up * silu'(gate), dup = dy * silu(gate). dgate may be gate, dup may be up.
+ * [externally-synchronised] [async] [capturable] */
+scalert_status_t scalert_swiglu_backward(scalert_stream_t *stream, const scalert_tensor_t *gate,
+                                         const scalert_tensor_t *up, const scalert_tensor_t *dy,
+                                         const scalert_tensor_t *dgate, const scalert_tensor_t *dup);
+
+/* ---- operations: attention -------------------------------------------------------------------------------------- */
+
+typedef int32_t scalert_rotary_layout_t;
+#define SCALERT_ROTARY_HALVES 0      /* pairs (i, i + d / 2), as GPT-NeoX and Llama */
+#define SCALERT_ROTARY_INTERLEAVED 1 /* pairs (2i, 2i + 1), as GPT-J */
+
+typedef struct scalert_rotary_options {
+    size_t struct_size;
+    const scalert_tensor_t *positions; /* [t] I32; NULL = 0, 1, ..., t - 1 */
+    float base;                        /* 0 = 10000 */
+    scalert_rotary_layout_t layout;
+    uint8_t inverse; /* rotates back: the backward pass is this on dy */
+} scalert_rotary_options_t;
+#define SCALERT_ROTARY_OPTIONS_INIT {sizeof(scalert_rotary_options_t), NULL, 0.0f, SCALERT_ROTARY_HALVES, 0}
+
+/* y = x with pair i of each head rotated by position * base^(-2i / d). x, y [.., t, heads, d] float, same dtype, d
+ * even; y may be x. Su et al. 2021. [externally-synchronised] [async] [capturable] */
+scalert_status_t scalert_rotary(scalert_stream_t *stream, const scalert_tensor_t *x, const scalert_tensor_t *y,
+                                const scalert_rotary_options_t *options);
+
+typedef struct scalert_attention_options {
+    size_t struct_size;
+    uint8_t causal; /* query i sees keys 0 .. i + s - t; needs s >= t */
+    float scale;    /* 0 = 1 / sqrt(d) */
+} scalert_attention_options_t;
+#define SCALERT_ATTENTION_OPTIONS_INIT {sizeof(scalert_attention_options_t), 0, 0.0f}
+
+/* out = softmax(scale q k^T) v for each head.
+ *   q, out [b, t, heads, d]; k, v [b, s, kv_heads, d]; one float dtype; d a multiple of 8 from 16 to 256; heads a
+ * multiple of kv_heads (grouped-query: query head h reads key head h * kv_heads / heads). Views of one packed tensor
+ * are fine. log_sum_exp [b, heads, t] F32, kept for backward; NULL when none follows. A query with no visible key gives
+ * 0. Streaming softmax: memory is linear in t and s. Accumulation in f32. Dao 2023. [externally-synchronised] [async]
+ * [capturable] */
+scalert_status_t scalert_attention_forward(scalert_stream_t *stream, const scalert_tensor_t *q,
+                                           const scalert_tensor_t *k, const scalert_tensor_t *v,
+                                           const scalert_tensor_t *out, const scalert_tensor_t *log_sum_exp,
+                                           const scalert_attention_options_t *options);
+/* Gradients of attention_forward by recomputation; same options. dq, dk, dv have the shapes and dtype of q, k, v. The
+ * same bits for any number of threads. [externally-synchronised] [async] [capturable] */
+scalert_status_t scalert_attention_backward(scalert_stream_t *stream, const scalert_tensor_t *q,
+                                            const scalert_tensor_t *k, const scalert_tensor_t *v,
+                                            const scalert_tensor_t *out, const scalert_tensor_t *log_sum_exp,
+                                            const scalert_tensor_t *dout, const scalert_tensor_t *dq,
+                                            const scalert_tensor_t *dk, const scalert_tensor_t *dv,
+                                            const scalert_attention_options_t *options);
+
+/* ---- operations: loss ------------------------------------------------------------------------------------------- */
+
+typedef struct scalert_cross_entropy_options {
+    size_t struct_size;
+    int32_t ignore_index; /* rows with this target are ignored when it is not 0; negative targets always are */
+    float gradient_scale; /* multiplies gradients, e.g. 1 / rows; 0 = 1 */
+    const scalert_tensor_t *loss_scale; /* F32, one element; multiplies gradients; NULL = 1. See scalert_scaler_scale */
+} scalert_cross_entropy_options_t;
+#define SCALERT_CROSS_ENTROPY_OPTIONS_INIT {sizeof(scalert_cross_entropy_options_t), 0, 0.0f, NULL}
+
+/* losses = logsumexp(logits) - logits[target] for each row; dlogits = (softmax(logits) - onehot(target)) *
+ * gradient_scale * loss_scale. logits [.., v] float; targets [..] I32; losses [..] F32; dlogits like logits, may be
+ * logits; NULL = losses only. Ignored rows have loss 0 and gradient 0. On the CPU a target >= v is INVALID_ARGUMENT
+ * before anything is written. [externally-synchronised] [async] [capturable] */
+scalert_status_t scalert_cross_entropy(scalert_stream_t *stream, const scalert_tensor_t *logits,
+                                       const scalert_tensor_t *targets, const scalert_tensor_t *losses,
+                                       const scalert_tensor_t *dlogits, const scalert_cross_entropy_options_t *options);
+
+/* The same for logits = x weight^T, which are made in chunks of rows and never stored whole.
+ *   x [.., c], weight [v, c] float, same dtype; dx like x, dweight [v, c] F32 or weight's dtype; both, or both NULL for
+ * losses only; dweight is added to what is there when accumulate is 1. [externally-synchronised] [async] [capturable]
+ */
+scalert_status_t scalert_linear_cross_entropy(scalert_stream_t *stream, const scalert_tensor_t *x,
+                                              const scalert_tensor_t *weight, const scalert_tensor_t *targets,
+                                              uint8_t accumulate, const scalert_tensor_t *losses,
+                                              const scalert_tensor_t *dx, const scalert_tensor_t *dweight,
+                                              const scalert_cross_entropy_options_t *options);
+
+/* ---- operations: optimizers
+ * ------------------------------------------------------------------------------------------ */
+
+/* The optimizers as operations on single tensors, for hosts that keep their own state; scalert_state_step is the whole
+ * of it. Each element is updated by a formula whose every rounding is fixed, so the bits are the same on any device, at
+ * any instruction set and in any division of the elements. gradient [..] float; master and moments [..] F32, updated in
+ * place; weight [..] float or NULL: the rounded copy of master (BF16: nearest, ties away from zero; F16: ties to even).
+ * All of one shape. gradient_scale multiplies the gradient first (0 = 1). [externally-synchronised] [async]
+ * [capturable] */
+typedef struct scalert_adamw_options {
+    size_t struct_size;
+    float learning_rate;
+    float beta1, beta2; /* 0 = 0.9 and 0.999 */
+    float epsilon;      /* 0 = 1e-8 */
+    float weight_decay; /* decoupled */
+    float gradient_scale;
+    uint64_t step; /* 1 for the first; bias corrections are 1 - beta^step, computed in f64 */
+} scalert_adamw_options_t;
+#define SCALERT_ADAMW_OPTIONS_INIT {sizeof(scalert_adamw_options_t), 0.0f, 0.0f, 0.0f, 0.0f, 0.0f, 0.0f, 1}
+/* AdamW. Loshchilov & Hutter 2019, algorithm 2. */
+scalert_status_t scalert_adamw(scalert_stream_t *stream, const scalert_tensor_t *gradient,
+                               const scalert_tensor_t *master, const scalert_tensor_t *moment1,
+                               const scalert_tensor_t *moment2, const scalert_tensor_t *weight,
+                               const scalert_adamw_options_t *options);
+
+typedef struct scalert_sgd_options {
+    size_t struct_size;
+    float learning_rate;
+    float momentum;     /* 0 = none; the buffer is then NULL */
+    float weight_decay; /* added to the gradient */
+    float gradient_scale;
+    uint64_t step; /* 1 for the first, which sets the buffer to the gradient */
+    uint8_t nesterov;
+} scalert_sgd_options_t;
+#define SCALERT_SGD_OPTIONS_INIT {sizeof(scalert_sgd_options_t), 0.0f, 0.0f, 0.0f, 0.0f, 1, 0}
+/* Stochastic gradient descent with momentum, as PyTorch defines it: buffer = momentum buffer + gradient. Sutskever
+ * 2013. */
+scalert_status_t scalert_sgd(scalert_stream_t *stream, const scalert_tensor_t *gradient, const scalert_tensor_t *master,
+                             const scalert_tensor_t *momentum_buffer, const scalert_tensor_t *weight,
+                             const scalert_sgd_options_t *options);
+
+typedef struct scalert_lion_options {
+    size_t struct_size;
+    float learning_rate;
+    float beta1, beta2; /* 0 = 0.9 and 0.99 */
+    float weight_decay; /* decoupled */
+    float gradient_scale;
+} scalert_lion_options_t;
+#define SCALERT_LION_OPTIONS_INIT {sizeof(scalert_lion_options_t), 0.0f, 0.0f, 0.0f, 0.0f, 0.0f}
+/* Lion. Chen et al. 2023, algorithm 2. */
+scalert_status_t scalert_lion(scalert_stream_t *stream, const scalert_tensor_t *gradient,
+                              const scalert_tensor_t *master, const scalert_tensor_t *moment,
+                              const scalert_tensor_t *weight, const scalert_lion_options_t *options);
+
+/* ---- learning-rate schedules
+ * ------------------------------------------------------------------------------------------ */
+
+typedef int32_t scalert_schedule_kind_t;
+#define SCALERT_SCHEDULE_CONSTANT 0
+#define SCALERT_SCHEDULE_COSINE 1              /* half a cosine from peak to floor at total_steps */
+#define SCALERT_SCHEDULE_LINEAR 2              /* a line from peak to floor at total_steps */
+#define SCALERT_SCHEDULE_INVERSE_SQUARE_ROOT 3 /* peak * sqrt(max(warmup_steps, 1) / step), not below floor */
+#define SCALERT_SCHEDULE_WARMUP_STABLE_DECAY                                                                           \
+    4 /* peak, then a line to floor over the last decay_steps of total_steps                                           \
+       */
+
+typedef struct scalert_schedule {
+    size_t struct_size;
+    scalert_schedule_kind_t kind;
+    float peak, floor;     /* learning rates, 0 <= floor <= peak */
+    uint64_t warmup_steps; /* every kind first rises linearly: peak * step / warmup_steps */
+    uint64_t total_steps;  /* after these the rate stays at floor; needed by COSINE, LINEAR and WARMUP_STABLE_DECAY */
+    uint64_t decay_steps;
+} scalert_schedule_t;
+#define SCALERT_SCHEDULE_INIT {sizeof(scalert_schedule_t), SCALERT_SCHEDULE_CONSTANT, 0.0f, 0.0f, 0, 0, 0}
+
+/* The learning rate of a step, the first being 1 (0 is taken as 1). [thread-safe] [sync] */
+scalert_status_t scalert_schedule_learning_rate(const scalert_schedule_t *schedule, uint64_t step,
+                                                float *learning_rate);
+
+/* ---- loss scaler
+ * ------------------------------------------------------------------------------------------------------ */
+
+/* The dynamic loss scale of f16 training (Micikevicius et al. 2018). It lives on the device: training never waits for
+ * it. */
+typedef struct scalert_scaler scalert_scaler_t;
+
+typedef struct scalert_scaler_desc {
+    size_t struct_size;
+    float initial_scale;      /* 0 = 65536 */
+    float growth_factor;      /* 0 = 2 */
+    float backoff_factor;     /* 0 = 0.5 */
+    float minimum, maximum;   /* 0 = 1 and 2^24 */
+    uint32_t growth_interval; /* finite steps before it grows; 0 = 2000 */
+    uint32_t hysteresis;      /* overflows in a row before it backs off; 0 = 1 */
+} scalert_scaler_desc_t;
+#define SCALERT_SCALER_DESC_INIT {sizeof(scalert_scaler_desc_t), 0.0f, 0.0f, 0.0f, 0.0f, 0.0f, 0, 0}
+
+/* [thread-safe] [sync] */
+scalert_status_t scalert_scaler_create(scalert_runtime_t *runtime, const scalert_scaler_desc_t *desc,
+                                       scalert_scaler_t **out);
+/* [thread-safe] [sync] */
+void scalert_scaler_destroy(scalert_scaler_t *scaler);
+/* A view of the current scale, F32, one element, on the device, valid while the scaler lives: for the loss_scale of
+ * cross_entropy. [thread-safe] [sync] */
+scalert_status_t scalert_scaler_scale(const scalert_scaler_t *scaler, scalert_tensor_t *scale);
+/* Updates the scale after a step: overflow when nonfinite, an I64 tensor with one element, is not 0. scalert_state_step
+ * does this by itself for the scaler that it is given. [externally-synchronised] [async] [capturable] */
+scalert_status_t scalert_scaler_update(scalert_scaler_t *scaler, scalert_stream_t *stream,
+                                       const scalert_tensor_t *nonfinite);
+
+typedef struct scalert_scaler_report {
+    size_t struct_size;
+    float scale;
+    uint64_t overflows;    /* steps that overflowed, in all */
+    uint32_t finite_steps; /* since the last overflow or growth */
+    uint8_t collapsed;     /* an overflow at the minimum happened last */
+} scalert_scaler_report_t;
+#define SCALERT_SCALER_REPORT_INIT {sizeof(scalert_scaler_report_t), 0.0f, 0, 0, 0}
+/* Blocks until the last update is done and reads it. [externally-synchronised] [sync] */
+scalert_status_t scalert_scaler_read_wait(const scalert_scaler_t *scaler, scalert_scaler_report_t *out);
+
+/* ---- training state
+ * --------------------------------------------------------------------------------------------------- */
+
+/* Parameters in the dtype that the model reads, f32 master weights, optimizer moments and gradient accumulators, and
+ * the step over all of them.
+ *
+ *   create, add_group, add_parameter ..., seal
+ *   begin_step -> { begin_micro -> gradient_ready for each parameter -> end_micro } any number of times -> step
+ *                 -> step_result_wait (when the figures are wanted); abandon_step gives a begun step up
+ *
+ * A call out of this order is FAILED_PRECONDITION and changes nothing. */
+typedef struct scalert_state scalert_state_t;
+
+typedef struct scalert_state_desc {
+    size_t struct_size;
+    scalert_dtype_t gradient_dtype; /* of accumulation; 0 = F32, the only one so far */
+} scalert_state_desc_t;
+#define SCALERT_STATE_DESC_INIT {sizeof(scalert_state_desc_t), 0}
+
+typedef int32_t scalert_optimizer_t;
+#define SCALERT_OPTIMIZER_ADAMW 0
+#define SCALERT_OPTIMIZER_SGD 1
+#define SCALERT_OPTIMIZER_LION 2
+
+/* Hyper-parameters and formats that a group of parameters shares. */
+typedef struct scalert_group_desc {
+    size_t struct_size;
+    scalert_optimizer_t optimizer;
+    scalert_dtype_t weight_dtype; /* what the model reads; 0 = BF16 */
+    float learning_rate_scale;    /* multiplies the step's learning rate; 0 = 1 */
+    float beta1, beta2;           /* 0 = the optimizer's defaults */
+    float epsilon;                /* AdamW; 0 = 1e-8 */
+    float weight_decay;
+    float momentum;   /* SGD; 0 = none */
+    uint8_t nesterov; /* SGD */
+} scalert_group_desc_t;
+#define SCALERT_GROUP_DESC_INIT                                                                                        \
+    {sizeof(scalert_group_desc_t), SCALERT_OPTIMIZER_ADAMW, 0, 0.0f, 0.0f, 0.0f, 0.0f, 0.0f, 0.0f, 0}
+
+/* [thread-safe] [sync] */
+scalert_status_t scalert_state_create(scalert_runtime_t *runtime, const scalert_state_desc_t *desc,
+                                      scalert_state_t **out);
+/* [sync] */
+void scalert_state_destroy(scalert_state_t *state);
+/* Adds a group and gives its number: 0, 1, ... in order. Before seal. [externally-synchronised] [sync] */
+scalert_status_t scalert_state_add_group(scalert_state_t *state, const scalert_group_desc_t *desc, uint32_t *group);
+/* Adds a parameter and gives its number over all groups. name is unique and not empty; shape as in shape[0 .. ndim -
+ * 1]. Before seal. [externally-synchronised] [sync] */
+scalert_status_t scalert_state_add_parameter(scalert_state_t *state, uint32_t group, const char *name, int32_t ndim,
+                                             const int64_t *shape, uint32_t *parameter);
+/* Exact bytes per tier that the state takes: what seal will take before it, what is held after it. limit, used and peak
+ * are the state's own: no limit, and the sum. The caller sets out->struct_size. [externally-synchronised] [sync] */
+scalert_status_t scalert_state_memory(const scalert_state_t *state, scalert_memory_report_t *out);
+/* Fixes the layout and allocates; all weights and moments are zero. OUT_OF_BUDGET leaves the state as it was.
+ * [externally-synchronised] [sync] */
+scalert_status_t scalert_state_seal(scalert_state_t *state);
+
+typedef struct scalert_parameter_info {
+    size_t struct_size;
+    const char *name; /* valid while the state lives */
+    uint32_t group;
+    scalert_dtype_t dtype;
+    int32_t ndim;
+    int64_t shape[SCALERT_MAX_DIMS];
+} scalert_parameter_info_t;
+#define SCALERT_PARAMETER_INFO_INIT {sizeof(scalert_parameter_info_t), NULL, 0, 0, 0, {0, 0, 0, 0, 0}}
+/* [externally-synchronised] [sync] */
+scalert_status_t scalert_state_parameter_count(const scalert_state_t *state, uint32_t *count);
+/* The caller sets out->struct_size. [externally-synchronised] [sync] */
+scalert_status_t scalert_state_parameter_info(const scalert_state_t *state, uint32_t parameter,
+                                              scalert_parameter_info_t *out);
+
+/* The parts of a parameter's state. */
+typedef int32_t scalert_part_t;
+#define SCALERT_PART_MASTER 0   /* f32 weights; writing it also rounds them into the weight */
+#define SCALERT_PART_MOMENT1 1  /* AdamW m, Lion m, SGD momentum buffer */
+#define SCALERT_PART_MOMENT2 2  /* AdamW v */
+#define SCALERT_PART_GRADIENT 3 /* accumulated so far in this step; read only */
+/* Copies a part out, [shape of the parameter] F32: for the host's own checkpoints and inspection.
+ * [externally-synchronised] [async] */
+scalert_status_t scalert_state_read(scalert_state_t *state, scalert_stream_t *stream, uint32_t parameter,
+                                    scalert_part_t part, const scalert_tensor_t *destination);
+/* Copies a part in from a float tensor of the parameter's shape: initial weights, or a checkpoint. Outside of a step,
+ * while the parameter is not acquired. [externally-synchronised] [async] */
+scalert_status_t scalert_state_write(scalert_state_t *state, scalert_stream_t *stream, uint32_t parameter,
+                                     scalert_part_t part, const scalert_tensor_t *source);
+/* The number of steps taken, which bias corrections and momentum depend on; setting it belongs to restoring a
+ * checkpoint. Outside of a step. [externally-synchronised] [sync] */
+scalert_status_t scalert_state_set_step(scalert_state_t *state, uint64_t step);
+
+/* The current weights of a parameter, resident on the device for work enqueued on stream until release: a borrowed,
+ * read-only view, contiguous, in the group's weight dtype. May be acquired several times; each needs its release.
+ * [externally-synchronised] [async] [capturable] */
+scalert_status_t scalert_state_acquire(scalert_state_t *state, uint32_t parameter, scalert_stream_t *stream,
+                                       scalert_tensor_t *weight);
+/* [externally-synchronised] [async] [capturable] */
+scalert_status_t scalert_state_release(scalert_state_t *state, uint32_t parameter, scalert_stream_t *stream);
+
+/* Begins a step. [externally-synchronised] [sync] */
+scalert_status_t scalert_state_begin_step(scalert_state_t *state);
+/* Begins a micro-batch. [externally-synchronised] [sync] */
+scalert_status_t scalert_state_begin_micro(scalert_state_t *state);
+/* Takes the gradient of one parameter, complete in stream order, and adds it to the accumulator in f32. gradient:
+ * float, the parameter's shape. Parameters may come in any order, each once per micro-batch; a tied parameter's
+ * gradient is the sum over its uses. If consumed is not NULL it is recorded: gradient may be reused once it completes.
+ * [externally-synchronised] [async] [capturable] */
+scalert_status_t scalert_state_gradient_ready(scalert_state_t *state, scalert_stream_t *stream, uint32_t parameter,
+                                              const scalert_tensor_t *gradient, scalert_event_t *consumed);
+/* Ends a micro-batch. FAILED_PRECONDITION names the first parameter that has had no gradient; it may still be given.
+ * [externally-synchronised] [sync] */
+scalert_status_t scalert_state_end_micro(scalert_state_t *state);
+
+typedef struct scalert_step_desc {
+    size_t struct_size;
+    float learning_rate;
+    float max_norm;           /* clips the global norm; 0 = no clipping */
+    float gradient_scale;     /* multiplies the accumulated gradients, e.g. 1 / micro-batches; 0 = 1 */
+    float loss_scale;         /* divides them; 0 = 1. With a scaler it must be 0 */
+    scalert_scaler_t *scaler; /* the scale of its device value divides them, and it is updated; NULL = none */
+} scalert_step_desc_t;
+#define SCALERT_STEP_DESC_INIT {sizeof(scalert_step_desc_t), 0.0f, 0.0f, 0.0f, 0.0f, NULL}
+
+/* Unscales, clips by the exact global norm over all parameters, and updates master weights, moments and weights. When
+ * any gradient is not finite the update is skipped: nothing changes but the scaler. Needs no parameter to be acquired.
+ * [externally-synchronised] [async] [capturable] */
+scalert_status_t scalert_state_step(scalert_state_t *state, scalert_stream_t *stream, const scalert_step_desc_t *desc);
+/* Drops a begun step with its gradients, at any point between begin_step and step. [externally-synchronised] [sync] */
+scalert_status_t scalert_state_abandon_step(scalert_state_t *state);
+
+#define SCALERT_NONE UINT32_MAX
+
+typedef struct scalert_step_result {
+    size_t struct_size;
+    uint64_t step;               /* steps taken so far; a skipped step does not count */
+    double gradient_norm;        /* of all gradients, unscaled, before clipping; not a number when skipped */
+    double clip_factor;          /* min(1, max_norm / (gradient_norm + 1e-6)); 1 without clipping */
+    float loss_scale;            /* that this step was divided by */
+    uint8_t skipped;             /* a gradient was not finite */
+    uint32_t overflow_parameter; /* the first of them by micro-batch, then parameter; SCALERT_NONE when not skipped */
+    uint32_t overflow_rank, overflow_micro;
+} scalert_step_result_t;
+#define SCALERT_STEP_RESULT_INIT                                                                                       \
+    {sizeof(scalert_step_result_t), 0, 0.0, 0.0, 0.0f, 0, SCALERT_NONE, SCALERT_NONE, SCALERT_NONE}
+/* Blocks until the figures of the last step are known. Training itself never needs them on the host. Returns
+ * LOSS_SCALE_COLLAPSED, with *out filled and the message naming the first bad parameter, when the step overflowed at
+ * the scaler's minimum. The caller sets out->struct_size. [externally-synchronised] [sync] */
+scalert_status_t scalert_state_step_result_wait(scalert_state_t *state, scalert_step_result_t *out);
+
+#ifdef __cplusplus
+}
+#endif
+#endif /* SCALERT_H */

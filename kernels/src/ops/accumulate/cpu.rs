@@ -1,0 +1,107 @@
+//! Block by block: y first, then the sum over the same elements of x while they are in the nearest cache.
+
+use super::Accumulate;
+use crate::backend::cpu::{Cpu, Element, Kernel, Simd};
+use crate::exact_sum::{Accumulator, BLOCK, Term, WorkerSums, add_elements};
+use crate::view::{View, runs};
+use crate::with_float;
+use std::marker::PhantomData;
+use std::ops::Range;
+
+/// Elements of one task.
+const TASK: usize = 64 * BLOCK;
+
+pub(super) fn run(op: &Accumulate<'_>, cpu: &Cpu<'_>) {
+    let sums = WorkerSums::new(cpu);
+    let flat = op.x.is_contiguous() && op.y.is_contiguous();
+    let (x, y) = if flat { (op.x.flattened(), op.y.flattened()) } else { (op.x, op.y) };
+    with_float!(x.dtype(), E => cpu.parallel_chunks(x.numel(), TASK, |range, worker| {
+        // SAFETY: one running task holds a worker.
+        let accumulator = unsafe { sums.of(worker) };
+        let (overwrite, square) = (op.overwrite, op.square_sum.is_some());
+        cpu.dispatch(Add::<E> { x: &x, y: &y, range, overwrite, square, accumulator, element: PhantomData });
+    }));
+    let total = sums.total();
+    // SAFETY: the check required one writable i64.
+    unsafe { *op.nonfinite.ptr::<i64>() += total.nonfinite() as i64 };
+    if let Some(square_sum) = &op.square_sum {
+        crate::ops::exact_sum::add_to(square_sum, &total);
+    }
+}
+
+struct Add<'a, E> {
+    x: &'a View<'a>,
+    y: &'a View<'a>,
+    range: Range<usize>,
+    overwrite: bool,
+    square: bool,
+    accumulator: &'a mut Accumulator,
+    element: PhantomData<E>,
+}
+
+impl<E: Element> Kernel for Add<'_, E> {
+    type Output = ();
+    #[inline(always)]
+    fn run<S: Simd>(self, s: S) {
+        let mut nonfinite = 0;
+        let mut start = self.range.start;
+        while start < self.range.end {
+            let end = self.range.end.min(start + BLOCK);
+            for (row, column, n) in runs(self.x.width(), start..end) {
+                // SAFETY: the run lies in this row of both views, which have one shape.
+                let (x, y) = unsafe { (self.x.row_ptr::<E>(row).add(column), self.y.row_ptr::<f32>(row).add(column)) };
+                // SAFETY: as above.
+                nonfinite += unsafe {
+                    match (self.overwrite, self.square) {
+                        (false, false) => add::<S, E, false, true>(s, x, y, n),
+                        (false, true) => add::<S, E, false, false>(s, x, y, n),
+                        (true, false) => add::<S, E, true, true>(s, x, y, n),
+                        (true, true) => add::<S, E, true, false>(s, x, y, n),
+                    }
+                };
+            }
+            if self.square {
+                add_elements::<S, E>(s, self.accumulator, self.x, start..end, Term::Square);
+            }
+            start = end;
+        }
+        self.accumulator.add_nonfinite(nonfinite);
+        self.accumulator.carry();
+    }
+}
+
+/// y = x or y += x over `n` elements; with `COUNT`, returns how many x are not finite.
+#[inline(always)]
+unsafe fn add<S: Simd, E: Element, const OVERWRITE: bool, const COUNT: bool>(
+    s: S,
+    x: *const E,
+    y: *mut f32,
+    n: usize,
+) -> u64 {
+    let mut nonfinite = 0;
+    let mut count = |x| {
+        if COUNT {
+            nonfinite += u64::from(s.nonfinite_bits(x).count_ones());
+        }
+    };
+    let mut at = 0;
+    while at + S::LANES <= n {
+        // SAFETY: the caller promised n elements, and at + LANES <= n.
+        unsafe {
+            let a = E::load(s, x.add(at));
+            count(a);
+            s.store(y.add(at), if OVERWRITE { a } else { s.add(s.load(y.add(at)), a) });
+        }
+        at += S::LANES;
+    }
+    if at < n {
+        // SAFETY: n - at < LANES elements are left.
+        unsafe {
+            let a = E::load_partial(s, x.add(at), n - at);
+            count(a);
+            let sum = if OVERWRITE { a } else { s.add(s.load_partial(y.add(at), n - at), a) };
+            s.store_partial(y.add(at), sum, n - at);
+        }
+    }
+    nonfinite
+}

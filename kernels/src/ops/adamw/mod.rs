@@ -1,0 +1,142 @@
+//! AdamW: Adam with decoupled weight decay (Loshchilov & Hutter 2019, algorithm 2).
+//!
+//! | argument | dtype | |
+//! |---|---|---|
+//! | gradient | f32, bf16 or f16 | read |
+//! | master, moment1, moment2 | f32 | updated in place |
+//! | weight | f32, bf16 or f16; optional | written |
+//!
+//! All have one shape of 0 to 5 dimensions and contiguous rows, and none shares memory with another. Element by
+//! element, where each operation rounds once to nearest even f32, as written, and fma(a, b, c) = a b + c rounds once:
+//!
+//! ```text
+//! g       = gradient * gradient_scale
+//! moment1 = fma(beta1, moment1, (1 - beta1) * g)
+//! moment2 = fma(beta2, moment2, (1 - beta2) * (g * g))
+//! u       = moment1 / fma(sqrt(moment2), inverse_root, epsilon)
+//! master  = master - fma(decay, master, rate * u)
+//! weight  = master, rounded: bf16 to nearest with ties away from zero, f16 with ties to even
+//! ```
+//!
+//! The constants ([`Constants`]) are computed once per call in f64 and then rounded to f32:
+//! (1 - beta1), (1 - beta2), inverse_root = 1 / sqrt(bias_correction2), rate = learning_rate / bias_correction1,
+//! decay = learning_rate * weight_decay. The decay is added to the update and not folded into master (1 - decay), whose
+//! rounding would lose most of a small decay.
+//!
+//! Tolerance: none: the same bits at every level, for any number of threads and any division of the elements (which NaN
+//! a NaN becomes is not specified). Zero elements do nothing.
+//!
+//! A bias correction is 1 - beta^t at step t = 1, 2, …, computed by the caller in f64.
+
+mod cpu;
+pub mod reference;
+
+use super::Op;
+use super::optimizer::{Tensors, expect_below_one, expect_not_negative};
+use crate::backend::cpu::Cpu;
+use crate::view::{Invalid, View};
+
+/// One update; the module says what it computes.
+#[derive(Clone, Copy, Debug)]
+pub struct AdamW<'a> {
+    /// Gradient of the loss.
+    pub gradient: View<'a>,
+    /// Multiplies the gradient: clip factor over loss scale.
+    pub gradient_scale: f32,
+    /// Learning rate, at least 0.
+    pub learning_rate: f32,
+    /// Decay of the first moment, in \[0, 1).
+    pub beta1: f32,
+    /// Decay of the second moment, in \[0, 1).
+    pub beta2: f32,
+    /// Added to the root of the second moment; more than 0.
+    pub epsilon: f32,
+    /// Decoupled weight decay, at least 0.
+    pub weight_decay: f32,
+    /// 1 - beta1^t, in (0, 1\].
+    pub bias_correction1: f32,
+    /// 1 - beta2^t, in (0, 1\].
+    pub bias_correction2: f32,
+    /// Master weights.
+    pub master: View<'a>,
+    /// Mean of the gradient.
+    pub moment1: View<'a>,
+    /// Mean of the squared gradient.
+    pub moment2: View<'a>,
+    /// Copy of the master weights that the model reads.
+    pub weight: Option<View<'a>>,
+}
+
+/// What one call computes from its scalars, in f64 rounded to f32.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Constants {
+    /// Decay of the first moment.
+    pub beta1: f32,
+    /// 1 - beta1.
+    pub one_minus_beta1: f32,
+    /// Decay of the second moment.
+    pub beta2: f32,
+    /// 1 - beta2.
+    pub one_minus_beta2: f32,
+    /// 1 / sqrt(bias_correction2).
+    pub inverse_root: f32,
+    /// Added to the root.
+    pub epsilon: f32,
+    /// learning_rate / bias_correction1.
+    pub rate: f32,
+    /// learning_rate * weight_decay.
+    pub decay: f32,
+}
+
+impl<'a> AdamW<'a> {
+    /// The constants of this call.
+    pub fn constants(&self) -> Constants {
+        let learning_rate = f64::from(self.learning_rate);
+        Constants {
+            beta1: self.beta1,
+            one_minus_beta1: (1.0 - f64::from(self.beta1)) as f32,
+            beta2: self.beta2,
+            one_minus_beta2: (1.0 - f64::from(self.beta2)) as f32,
+            inverse_root: (1.0 / f64::from(self.bias_correction2).sqrt()) as f32,
+            epsilon: self.epsilon,
+            rate: (learning_rate / f64::from(self.bias_correction1)) as f32,
+            decay: (learning_rate * f64::from(self.weight_decay)) as f32,
+        }
+    }
+
+    fn tensors(&self) -> Tensors<'a, 2> {
+        Tensors {
+            gradient: self.gradient,
+            gradient_scale: self.gradient_scale,
+            master: self.master,
+            moments: [("moment1", self.moment1), ("moment2", self.moment2)],
+            weight: self.weight,
+        }
+    }
+}
+
+impl Op for AdamW<'_> {
+    const NAME: &'static str = "adamw";
+
+    fn check(&self) -> Result<(), Invalid> {
+        expect_not_negative("learning_rate", self.learning_rate)?;
+        expect_below_one("beta1", self.beta1)?;
+        expect_below_one("beta2", self.beta2)?;
+        if !(self.epsilon.is_finite() && self.epsilon > 0.0) {
+            return Err(Invalid::new("epsilon", format!("{} must be finite and more than 0", self.epsilon)));
+        }
+        expect_not_negative("weight_decay", self.weight_decay)?;
+        for (name, correction) in
+            [("bias_correction1", self.bias_correction1), ("bias_correction2", self.bias_correction2)]
+        {
+            if !(correction > 0.0 && correction <= 1.0) {
+                return Err(Invalid::new(name, format!("{correction} must be more than 0 and at most 1")));
+            }
+        }
+        self.tensors().check()
+    }
+
+    fn cpu(&self, cpu: &Cpu<'_>) {
+        cpu::run(self, cpu);
+    }
+}

@@ -1,0 +1,173 @@
+//! Packing: a block of an operand becomes panels in which the micro-kernel reads every word in order.
+//!
+//! A *line* is a row of op(a) or a column of op(b). A panel holds a fixed number of lines; for each step along k it
+//! has one 32-bit word per line. A word is one f32, or two bf16 that are neighbours along k.
+
+use crate::backend::cpu::{Element, Kernel, MOST_LANES, Simd};
+use std::marker::PhantomData;
+
+/// How elements become words.
+pub(super) trait Word {
+    /// The stored type.
+    type Stored: Copy;
+    /// Elements along k in one word.
+    const ELEMENTS: usize;
+    /// LANES words along k of one line, `k >= 1` elements of which exist; words past the end are 0.
+    ///
+    /// # Safety
+    /// `p` is valid for reads of `k` elements.
+    unsafe fn along<S: Simd>(s: S, p: *const Self::Stored, k: usize) -> S::F;
+    /// One word of each of `lines <= LANES` lines; `k >= 1` elements along k exist, `stride` apart.
+    ///
+    /// # Safety
+    /// `p`, and `p + stride` if `k > 1`, are valid for reads of `lines` elements.
+    unsafe fn across<S: Simd>(s: S, p: *const Self::Stored, stride: usize, lines: usize, k: usize) -> S::F;
+}
+
+/// One element, widened to f32.
+pub(super) struct Single<T>(PhantomData<T>);
+
+impl<T: Element> Word for Single<T> {
+    type Stored = T;
+    const ELEMENTS: usize = 1;
+    #[inline(always)]
+    unsafe fn along<S: Simd>(s: S, p: *const T, k: usize) -> S::F {
+        // SAFETY: the caller's promise.
+        unsafe { T::load_up_to(s, p, k) }
+    }
+    #[inline(always)]
+    unsafe fn across<S: Simd>(s: S, p: *const T, _stride: usize, lines: usize, _k: usize) -> S::F {
+        // SAFETY: the caller's promise.
+        unsafe { T::load_up_to(s, p, lines) }
+    }
+}
+
+/// Two 16-bit elements, the one with the lower k in the low half.
+pub(super) struct Pair;
+
+impl Word for Pair {
+    type Stored = u16;
+    const ELEMENTS: usize = 2;
+    #[inline(always)]
+    unsafe fn along<S: Simd>(s: S, p: *const u16, k: usize) -> S::F {
+        // SAFETY: 2 * LANES elements are LANES words; fewer are copied to where LANES words can be read.
+        unsafe {
+            if k >= 2 * S::LANES {
+                return s.load(p.cast());
+            }
+            let mut words = [0f32; 16];
+            std::ptr::copy_nonoverlapping(p, words.as_mut_ptr().cast::<u16>(), k);
+            s.load(words.as_ptr())
+        }
+    }
+    #[inline(always)]
+    unsafe fn across<S: Simd>(s: S, p: *const u16, stride: usize, lines: usize, k: usize) -> S::F {
+        // SAFETY: the caller's promise.
+        let (low, high) = unsafe {
+            let low = half_words(s, p, lines);
+            (low, if k > 1 { half_words(s, p.add(stride), lines) } else { s.splat_i(0) })
+        };
+        s.of_bits(s.or(low, s.shl::<16>(high)))
+    }
+}
+
+/// `lines <= LANES` elements, each in the low half of a word.
+///
+/// # Safety
+/// `p` is valid for reads of `lines` elements.
+#[inline(always)]
+unsafe fn half_words<S: Simd>(s: S, p: *const u16, lines: usize) -> S::I {
+    // SAFETY: the caller's promise.
+    unsafe { if lines >= S::LANES { s.load_u16(p) } else { s.load_u16_partial(p, lines) } }
+}
+
+/// Packs `lines` lines of `k` elements into panels.
+pub(super) struct Pack<W: Word> {
+    /// The element of the first line at the first k.
+    pub(super) source: *const W::Stored,
+    /// Whether neighbours along k are contiguous; else neighbouring lines are.
+    pub(super) along_k: bool,
+    /// Elements from line to line if `along_k`, else from k to k.
+    pub(super) stride: usize,
+    /// Lines to pack.
+    pub(super) lines: usize,
+    /// Elements along k to pack.
+    pub(super) k: usize,
+    /// Lines of a full panel.
+    pub(super) panel_lines: usize,
+    /// Words per step of a panel: `panel_lines` rounded up to LANES.
+    pub(super) panel_width: usize,
+    /// The panels: [`panel_words`] words each.
+    pub(super) panels: *mut f32,
+}
+
+/// Words of a panel with `k` words per line: a whole number of transposed blocks.
+pub(super) fn panel_words(k: usize, width: usize) -> usize {
+    k.next_multiple_of(16) * width
+}
+
+impl<W: Word> Kernel for Pack<W> {
+    type Output = ();
+    #[inline(always)]
+    fn run<S: Simd>(self, s: S) {
+        let steps = self.k.div_ceil(W::ELEMENTS);
+        let size = panel_words(steps, self.panel_width);
+        for (index, first) in (0..self.lines).step_by(self.panel_lines).enumerate() {
+            let lines = self.panel_lines.min(self.lines - first);
+            for column in (0..self.panel_width).step_by(S::LANES) {
+                let lines = lines.saturating_sub(column).min(S::LANES);
+                // SAFETY: panel `index` lies in `panels`; source lines `first + column ..` up to `lines` exist.
+                unsafe {
+                    let panel = self.panels.add(index * size + column);
+                    if lines == 0 {
+                        // Nothing reads these sums, but stale bits here could be slow denormals.
+                        (0..steps).for_each(|step| s.store(panel.add(step * self.panel_width), s.splat(0.0)));
+                    } else if self.along_k {
+                        self.transpose(s, self.source.add((first + column) * self.stride), lines, panel);
+                    } else {
+                        self.copy(s, self.source.add(first + column), lines, panel);
+                    }
+                }
+            }
+        }
+    }
+}
+
+impl<W: Word> Pack<W> {
+    /// Packs at most LANES lines that are contiguous along k.
+    ///
+    /// # Safety
+    /// `lines >= 1` lines of k elements can be read at `source`, and the panel written.
+    #[inline(always)]
+    unsafe fn transpose<S: Simd>(&self, s: S, source: *const W::Stored, lines: usize, panel: *mut f32) {
+        for k in (0..self.k).step_by(S::LANES * W::ELEMENTS) {
+            // SAFETY: lines past the last repeat it, so every read is inside; panels hold whole blocks.
+            unsafe {
+                let block = panel.add(k / W::ELEMENTS * self.panel_width);
+                let mut rows = [s.splat(0.0); MOST_LANES];
+                for (line, row) in rows.iter_mut().enumerate().take(S::LANES) {
+                    *row = W::along(s, source.add(line.min(lines - 1) * self.stride + k), self.k - k);
+                }
+                s.transpose(&mut rows);
+                for (step, &words) in rows.iter().enumerate().take(S::LANES) {
+                    s.store(block.add(step * self.panel_width), words);
+                }
+            }
+        }
+    }
+
+    /// Packs at most LANES lines that are neighbours in memory.
+    ///
+    /// # Safety
+    /// As for `transpose`.
+    #[inline(always)]
+    unsafe fn copy<S: Simd>(&self, s: S, source: *const W::Stored, lines: usize, panel: *mut f32) {
+        for (step, k) in (0..self.k).step_by(W::ELEMENTS).enumerate() {
+            // SAFETY: the caller's promise.
+            unsafe {
+                let words = W::across(s, source.add(k * self.stride), self.stride, lines, self.k - k);
+                s.store(panel.add(step * self.panel_width), words);
+            }
+        }
+    }
+}

@@ -1,0 +1,113 @@
+//! Lion: the sign of an interpolated momentum (Chen et al. 2023, "Symbolic discovery of optimization algorithms",
+//! algorithm 2).
+//!
+//! | argument | dtype | |
+//! |---|---|---|
+//! | gradient | f32, bf16 or f16 | read |
+//! | master, moment | f32 | updated in place |
+//! | weight | f32, bf16 or f16; optional | written |
+//!
+//! All have one shape of 0 to 5 dimensions and contiguous rows, and none shares memory with another. Element by
+//! element, where each operation rounds once to nearest even f32, as written, and fma(a, b, c) = a b + c rounds once:
+//!
+//! ```text
+//! g      = gradient * gradient_scale
+//! c      = fma(beta1, moment, (1 - beta1) * g)
+//! moment = fma(beta2, moment, (1 - beta2) * g)
+//! master = master - fma(decay, master, learning_rate * sign(c))    sign(0) = 0, sign(NaN) = NaN
+//! weight = master, rounded: bf16 to nearest with ties away from zero, f16 with ties to even
+//! ```
+//!
+//! (1 - beta1), (1 - beta2) and decay = learning_rate * weight_decay ([`Constants`]) are computed once per call in f64
+//! and then rounded to f32.
+//!
+//! Tolerance: none: the same bits at every level, for any number of threads and any division of the elements (which NaN
+//! a NaN becomes is not specified). Zero elements do nothing.
+
+mod cpu;
+pub mod reference;
+
+use super::Op;
+use super::optimizer::{Tensors, expect_below_one, expect_not_negative};
+use crate::backend::cpu::Cpu;
+use crate::view::{Invalid, View};
+
+/// One update; the module says what it computes.
+#[derive(Clone, Copy, Debug)]
+pub struct Lion<'a> {
+    /// Gradient of the loss.
+    pub gradient: View<'a>,
+    /// Multiplies the gradient: clip factor over loss scale.
+    pub gradient_scale: f32,
+    /// Learning rate, at least 0.
+    pub learning_rate: f32,
+    /// Interpolation of the update, in \[0, 1).
+    pub beta1: f32,
+    /// Decay of the moment, in \[0, 1).
+    pub beta2: f32,
+    /// Decoupled weight decay, at least 0.
+    pub weight_decay: f32,
+    /// Master weights.
+    pub master: View<'a>,
+    /// Mean of the gradient.
+    pub moment: View<'a>,
+    /// Copy of the master weights that the model reads.
+    pub weight: Option<View<'a>>,
+}
+
+/// What one call computes from its scalars, in f64 rounded to f32.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Constants {
+    /// Interpolation of the update.
+    pub beta1: f32,
+    /// 1 - beta1.
+    pub one_minus_beta1: f32,
+    /// Decay of the moment.
+    pub beta2: f32,
+    /// 1 - beta2.
+    pub one_minus_beta2: f32,
+    /// The learning rate.
+    pub learning_rate: f32,
+    /// learning_rate * weight_decay.
+    pub decay: f32,
+}
+
+impl<'a> Lion<'a> {
+    /// The constants of this call.
+    pub fn constants(&self) -> Constants {
+        Constants {
+            beta1: self.beta1,
+            one_minus_beta1: (1.0 - f64::from(self.beta1)) as f32,
+            beta2: self.beta2,
+            one_minus_beta2: (1.0 - f64::from(self.beta2)) as f32,
+            learning_rate: self.learning_rate,
+            decay: (f64::from(self.learning_rate) * f64::from(self.weight_decay)) as f32,
+        }
+    }
+
+    fn tensors(&self) -> Tensors<'a, 1> {
+        Tensors {
+            gradient: self.gradient,
+            gradient_scale: self.gradient_scale,
+            master: self.master,
+            moments: [("moment", self.moment)],
+            weight: self.weight,
+        }
+    }
+}
+
+impl Op for Lion<'_> {
+    const NAME: &'static str = "lion";
+
+    fn check(&self) -> Result<(), Invalid> {
+        expect_not_negative("learning_rate", self.learning_rate)?;
+        expect_below_one("beta1", self.beta1)?;
+        expect_below_one("beta2", self.beta2)?;
+        expect_not_negative("weight_decay", self.weight_decay)?;
+        self.tensors().check()
+    }
+
+    fn cpu(&self, cpu: &Cpu<'_>) {
+        cpu::run(self, cpu);
+    }
+}

@@ -1,0 +1,97 @@
+//! SGD: stochastic gradient descent with momentum, as PyTorch's `torch.optim.SGD` defines it (Sutskever et al. 2013,
+//! with the buffer first set to the gradient).
+//!
+//! | argument | dtype | |
+//! |---|---|---|
+//! | gradient | f32, bf16 or f16 | read |
+//! | master | f32 | updated in place |
+//! | momentum_buffer | f32; required exactly when momentum is not 0 | updated in place; only written on the first step |
+//! | weight | f32, bf16 or f16; optional | written |
+//!
+//! All have one shape of 0 to 5 dimensions and contiguous rows, and none shares memory with another. Element by
+//! element, where each operation rounds once to nearest even f32, as written, and fma(a, b, c) = a b + c rounds once:
+//!
+//! ```text
+//! g               = gradient * gradient_scale
+//! d               = fma(weight_decay, master, g)             (g when weight_decay is 0)
+//! momentum_buffer = fma(momentum, momentum_buffer, (1 - dampening) * d)   (d on the first step)
+//! u               = momentum_buffer, or with nesterov fma(momentum, momentum_buffer, d)   (d without momentum)
+//! master          = fma(-learning_rate, u, master)
+//! weight          = master, rounded: bf16 to nearest with ties away from zero, f16 with ties to even
+//! ```
+//!
+//! 1 - dampening is computed once per call in f64 and then rounded to f32.
+//!
+//! Tolerance: none: the same bits at every level, for any number of threads and any division of the elements (which NaN
+//! a NaN becomes is not specified). Zero elements do nothing.
+
+mod cpu;
+pub mod reference;
+
+use super::Op;
+use super::optimizer::{Tensors, expect_below_one, expect_not_negative};
+use crate::backend::cpu::Cpu;
+use crate::view::{Invalid, View};
+
+/// One update; the module says what it computes.
+#[derive(Clone, Copy, Debug)]
+pub struct Sgd<'a> {
+    /// Gradient of the loss.
+    pub gradient: View<'a>,
+    /// Multiplies the gradient: clip factor over loss scale.
+    pub gradient_scale: f32,
+    /// Learning rate, at least 0.
+    pub learning_rate: f32,
+    /// Momentum, at least 0; 0 is none.
+    pub momentum: f32,
+    /// Part of the gradient kept out of the buffer, in \[0, 1); must be 0 with nesterov.
+    pub dampening: f32,
+    /// Whether to look ahead along the buffer; needs momentum.
+    pub nesterov: bool,
+    /// Weight decay, added to the gradient; at least 0.
+    pub weight_decay: f32,
+    /// Whether the buffer has no value yet.
+    pub first_step: bool,
+    /// Master weights.
+    pub master: View<'a>,
+    /// The momentum buffer.
+    pub momentum_buffer: Option<View<'a>>,
+    /// Copy of the master weights that the model reads.
+    pub weight: Option<View<'a>>,
+}
+
+impl<'a> Sgd<'a> {
+    fn tensors<const N: usize>(&self, moments: [(&'static str, View<'a>); N]) -> Tensors<'a, N> {
+        Tensors {
+            gradient: self.gradient,
+            gradient_scale: self.gradient_scale,
+            master: self.master,
+            moments,
+            weight: self.weight,
+        }
+    }
+}
+
+impl Op for Sgd<'_> {
+    const NAME: &'static str = "sgd";
+
+    fn check(&self) -> Result<(), Invalid> {
+        expect_not_negative("learning_rate", self.learning_rate)?;
+        expect_not_negative("momentum", self.momentum)?;
+        expect_below_one("dampening", self.dampening)?;
+        expect_not_negative("weight_decay", self.weight_decay)?;
+        if self.nesterov && (self.momentum == 0.0 || self.dampening != 0.0) {
+            return Err(Invalid::new("nesterov", "needs momentum more than 0 and dampening 0"));
+        }
+        match self.momentum_buffer {
+            None if self.momentum != 0.0 => Err(Invalid::new("momentum_buffer", "must not be NULL with momentum")),
+            Some(_) if self.momentum == 0.0 => Err(Invalid::new("momentum_buffer", "must be NULL without momentum")),
+            None => self.tensors([]).check(),
+            Some(buffer) => self.tensors([("momentum_buffer", buffer)]).check(),
+        }
+    }
+
+    fn cpu(&self, cpu: &Cpu<'_>) {
+        cpu::run(self, cpu);
+    }
+}

@@ -1,0 +1,112 @@
+//! Gradient accumulation: y, the count and the exact sum of squares at every level.
+
+use crate::harness::*;
+use scalert_kernels::dtype::DType;
+use scalert_kernels::exact_sum::{Accumulator, WORDS};
+use scalert_kernels::ops::Op;
+use scalert_kernels::ops::accumulate::{Accumulate, reference};
+use scalert_kernels::ops::exact_sum::ExactSum;
+
+fn integers(n: usize, value: i64) -> Tensor {
+    let mut tensor = Tensor::new(DType::I64, &[n]);
+    tensor.set_words(&vec![value; n]);
+    tensor
+}
+
+#[test]
+fn y_count_and_squares_are_exact() {
+    let mut rng = Rng(1);
+    for dtype in DType::FLOATS {
+        for (shape, x_padding, y_padding, offset) in [
+            (&[0][..], 0, 0, 0),
+            (&[1], 0, 0, 1),
+            (&[17], 0, 0, 3),
+            (&[255], 0, 0, 1),
+            (&[20_011], 0, 0, 1),
+            (&[6, 0], 0, 0, 0),
+            (&[5, 300], 0, 3, 1),
+            (&[5, 300], 9, 0, 1),
+            (&[700, 3], 1, 2, 0),
+            (&[100, 512], 8, 8, 1),
+            (&[2, 3, 2, 5, 77], 2, 1, 1),
+        ] {
+            for overwrite in [false, true] {
+                let x = Tensor::with_layout(dtype, shape, x_padding, offset).fill(|_| hostile(&mut rng));
+                let y = Tensor::with_layout(DType::F32, shape, y_padding, offset).fill(|_| hostile(&mut rng));
+                let outputs = |squares: bool| {
+                    run_identically(|level, threads| {
+                        let (y, nonfinite, sum) = (y.clone(), integers(1, 5), integers(WORDS, 0));
+                        let op = Accumulate {
+                            x: x.view(),
+                            overwrite,
+                            y: y.view(),
+                            nonfinite: nonfinite.view(),
+                            square_sum: squares.then(|| sum.view()),
+                        };
+                        run_with(&op, level, threads);
+                        vec![y, nonfinite, sum]
+                    })
+                };
+                let what = format!("{dtype} {shape:?} overwrite {overwrite}");
+                // f64 additions of two f32 rounded to f32 round as one f32 addition does.
+                let mut values = y.values();
+                let nonfinite = reference::accumulate(&x.values(), overwrite, &mut values);
+                let expected = y.clone().fill(|i| values[i]);
+                let alone = integers(WORDS, 0);
+                run_with(&ExactSum { x: x.view(), square: true, accumulator: alone.view() }, levels()[0], 1);
+                let (with, without) = (outputs(true), outputs(false));
+                for outputs in [&with, &without] {
+                    assert_same(&what, &outputs[0], &expected);
+                    assert_eq!(outputs[1].bits(), [5 + nonfinite], "{what}");
+                }
+                assert_eq!(with[2].bits(), alone.bits(), "{what}");
+                assert_eq!(without[2].bits(), vec![0; WORDS], "{what}");
+            }
+        }
+    }
+}
+
+#[test]
+fn micro_batches_add_their_squares() {
+    let mut rng = Rng(2);
+    let (y, nonfinite, sum) = (Tensor::new(DType::F32, &[1000]), integers(1, 0), integers(WORDS, 0));
+    let mut expected = Accumulator::ZERO;
+    for micro in 0..3 {
+        let x = Tensor::new(DType::F16, &[1000]).normal(&mut rng, 1.0);
+        let op = Accumulate {
+            x: x.view(),
+            overwrite: micro == 0,
+            y: y.view(),
+            nonfinite: nonfinite.view(),
+            square_sum: Some(sum.view()),
+        };
+        run_with(&op, levels()[0], 1);
+        let alone = integers(WORDS, 0);
+        run_with(&ExactSum { x: x.view(), square: true, accumulator: alone.view() }, levels()[0], 1);
+        let words: Vec<i64> = alone.bits().iter().map(|b| *b as i64).collect();
+        expected.merge(&Accumulator { words: words.try_into().unwrap() });
+    }
+    expected.carry();
+    assert_eq!(sum.bits(), expected.words.map(|w| w as u64));
+}
+
+#[test]
+fn bad_arguments_are_named() {
+    let (x, y) = (Tensor::new(DType::BF16, &[4, 8]), Tensor::new(DType::F32, &[4, 8]));
+    let (nonfinite, sum) = (integers(1, 0), integers(WORDS, 0));
+    let good = Accumulate {
+        x: x.view(),
+        overwrite: false,
+        y: y.view(),
+        nonfinite: nonfinite.view(),
+        square_sum: Some(sum.view()),
+    };
+    assert!(good.check().is_ok());
+    let refused = |op: Accumulate<'_>| op.check().unwrap_err().argument;
+    assert_eq!(refused(Accumulate { x: nonfinite.view(), ..good }), "x");
+    assert_eq!(refused(Accumulate { y: x.view(), ..good }), "y");
+    assert_eq!(refused(Accumulate { x: y.view(), ..good }), "y");
+    assert_eq!(refused(Accumulate { y: Tensor::new(DType::F32, &[8, 4]).view(), ..good }), "y");
+    assert_eq!(refused(Accumulate { nonfinite: sum.view(), ..good }), "nonfinite");
+    assert_eq!(refused(Accumulate { square_sum: Some(nonfinite.view()), ..good }), "square_sum");
+}

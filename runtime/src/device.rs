@@ -1,0 +1,97 @@
+//! What the machine has.
+
+use crate::error::{Error, Result, Status};
+use scalert_kernels::backend::cpu::Level;
+
+/// Kinds of devices. The numbers are those of the C header.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+#[repr(i32)]
+pub enum DeviceKind {
+    /// The CPU: one device, of all its cores.
+    #[default]
+    Cpu = 0,
+    /// A CUDA GPU.
+    Cuda = 1,
+}
+
+impl DeviceKind {
+    /// The kind with this number.
+    pub fn from_raw(raw: i32) -> Option<DeviceKind> {
+        [DeviceKind::Cpu, DeviceKind::Cuda].into_iter().find(|k| *k as i32 == raw)
+    }
+}
+
+/// One device.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct DeviceInfo {
+    /// Its kind.
+    pub kind: DeviceKind,
+    /// Its number among its kind.
+    pub ordinal: i32,
+    /// Physical memory.
+    pub memory_bytes: u64,
+    /// CPU: threads that a runtime uses by default.
+    pub threads: u32,
+    /// CPU: the best instruction set found, "CPU (avx512bf16)".
+    pub name: String,
+}
+
+/// Most threads of a runtime.
+pub const MAX_THREADS: u32 = 1024;
+
+fn no_cuda() -> Error {
+    Error::new(Status::Unavailable, "this build has no CUDA kernels")
+}
+
+/// Number of devices of a kind; `UNAVAILABLE` for kinds that this build lacks.
+pub fn count(kind: DeviceKind) -> Result<u32> {
+    match kind {
+        DeviceKind::Cpu => Ok(1),
+        DeviceKind::Cuda => Err(no_cuda()),
+    }
+}
+
+/// Describes one device.
+pub fn describe(kind: DeviceKind, ordinal: i32) -> Result<DeviceInfo> {
+    let devices = count(kind)?;
+    if !(0..devices as i64).contains(&(ordinal as i64)) {
+        return Err(Error::invalid("ordinal", format!("{ordinal} must be 0 to {}", devices - 1)));
+    }
+    Ok(DeviceInfo {
+        kind,
+        ordinal,
+        memory_bytes: physical_memory(),
+        threads: default_threads(),
+        name: format!("CPU ({})", Level::detect().name()),
+    })
+}
+
+/// Threads that this process may run at the same time.
+pub(crate) fn default_threads() -> u32 {
+    std::thread::available_parallelism().map_or(1, |n| n.get().min(MAX_THREADS as usize) as u32)
+}
+
+fn physical_memory() -> u64 {
+    // SAFETY: sysconf only reads.
+    let (pages, size) = unsafe { (libc::sysconf(libc::_SC_PHYS_PAGES), libc::sysconf(libc::_SC_PAGESIZE)) };
+    pages.max(0) as u64 * size.max(0) as u64
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn there_is_one_cpu_and_no_cuda() {
+        assert_eq!(count(DeviceKind::Cpu), Ok(1));
+        let cpu = describe(DeviceKind::Cpu, 0).unwrap();
+        assert!(cpu.threads >= 1 && cpu.memory_bytes > 1 << 20, "{cpu:?}");
+        assert_eq!(cpu.name, format!("CPU ({})", Level::detect().name()));
+        assert!(cpu.name.len() < 96, "the C struct has 96 bytes");
+        for ordinal in [-1, 1, i32::MAX] {
+            assert_eq!(describe(DeviceKind::Cpu, ordinal).unwrap_err().status, Status::InvalidArgument);
+        }
+        assert_eq!(count(DeviceKind::Cuda).unwrap_err().status, Status::Unavailable);
+        assert_eq!(describe(DeviceKind::Cuda, 0).unwrap_err().status, Status::Unavailable);
+    }
+}

@@ -1,0 +1,241 @@
+//! Owned memory of a tier, entered in the ledger.
+
+use super::{Charge, Ledger, Purpose, Tier};
+use crate::error::{Error, NativeDomain, Result, Status};
+use std::alloc::Layout;
+use std::ptr::NonNull;
+use std::sync::Arc;
+
+/// Where memory comes from instead of the system. Called from any thread; must not call the library.
+pub trait Allocator: Send + Sync {
+    /// `bytes > 0` of a tier, aligned; None when it cannot.
+    fn alloc(&self, bytes: usize, alignment: usize, tier: Tier, ordinal: i32) -> Option<NonNull<u8>>;
+
+    /// Takes memory back.
+    ///
+    /// # Safety
+    /// `memory` came from [`Allocator::alloc`] with the same other arguments, and is used no more.
+    unsafe fn free(&self, memory: NonNull<u8>, bytes: usize, alignment: usize, tier: Tier, ordinal: i32);
+}
+
+/// From this size on, the system's memory is mapped, in huge pages where the system has them.
+const MAPPED_BYTES: usize = 4 << 20;
+
+/// The memory of one device: its ledger and where its bytes come from.
+pub(crate) struct Memory {
+    ledger: Ledger,
+    allocator: Option<Arc<dyn Allocator>>,
+    ordinal: i32,
+}
+
+impl Memory {
+    pub(crate) fn new(ledger: Ledger, allocator: Option<Arc<dyn Allocator>>, ordinal: i32) -> Memory {
+        Memory { ledger, allocator, ordinal }
+    }
+
+    pub(crate) fn ledger(&self) -> &Ledger {
+        &self.ledger
+    }
+
+    fn allocate(&self, tier: Tier, bytes: usize, zeroed: bool) -> Result<(NonNull<u8>, Source)> {
+        if let Some(allocator) = &self.allocator {
+            let refused = |why: &str| {
+                let message = format!("the allocator hook {why}: {bytes} bytes of {tier}");
+                Error::new(Status::OutOfMemory, message).with_native(NativeDomain::HostCallback, 0)
+            };
+            let memory =
+                allocator.alloc(bytes, Block::ALIGNMENT, tier, self.ordinal).ok_or_else(|| refused("returned NULL"))?;
+            if !memory.addr().get().is_multiple_of(Block::ALIGNMENT) {
+                // SAFETY: just allocated with these arguments.
+                unsafe { allocator.free(memory, bytes, Block::ALIGNMENT, tier, self.ordinal) };
+                return Err(refused("returned memory that is not aligned to 64 bytes"));
+            }
+            if zeroed {
+                // SAFETY: the hook gave `bytes` writable bytes.
+                unsafe { memory.write_bytes(0, bytes) };
+            }
+            return Ok((memory, Source::Hook));
+        }
+        let out_of_memory = || {
+            let message = format!("the system did not give {bytes} bytes of {tier}");
+            Error::new(Status::OutOfMemory, message)
+                .with_native(NativeDomain::Errno, std::io::Error::last_os_error().raw_os_error().unwrap_or(0).into())
+        };
+        if bytes >= MAPPED_BYTES {
+            return map(bytes).map(|memory| (memory, Source::Map)).ok_or_else(out_of_memory);
+        }
+        let layout = Layout::from_size_align(bytes, Block::ALIGNMENT).map_err(|_| out_of_memory())?;
+        // SAFETY: the layout is not empty.
+        let memory = unsafe { if zeroed { std::alloc::alloc_zeroed(layout) } else { std::alloc::alloc(layout) } };
+        NonNull::new(memory).map(|memory| (memory, Source::Heap)).ok_or_else(out_of_memory)
+    }
+}
+
+/// Maps zeroed memory, which the system gives in huge pages where it can.
+fn map(bytes: usize) -> Option<NonNull<u8>> {
+    // SAFETY: a new private mapping, which touches nothing that exists.
+    let memory = unsafe {
+        libc::mmap(
+            std::ptr::null_mut(),
+            bytes,
+            libc::PROT_READ | libc::PROT_WRITE,
+            libc::MAP_PRIVATE | libc::MAP_ANONYMOUS,
+            -1,
+            0,
+        )
+    };
+    if memory == libc::MAP_FAILED {
+        return None;
+    }
+    #[cfg(target_os = "linux")]
+    // SAFETY: advice about the mapping just made; where it is refused, pages stay small.
+    unsafe {
+        libc::madvise(memory, bytes, libc::MADV_HUGEPAGE)
+    };
+    NonNull::new(memory.cast())
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Source {
+    /// Nothing: a block of no bytes.
+    Nothing,
+    Hook,
+    Heap,
+    Map,
+}
+
+/// Memory of a tier, owned and entered in the ledger; given back when dropped.
+pub(crate) struct Block {
+    memory: Arc<Memory>,
+    tier: Tier,
+    charge: Charge,
+    data: NonNull<u8>,
+    source: Source,
+}
+
+// SAFETY: a block owns its memory; who reads and writes it is decided by those who hold the block.
+unsafe impl Send for Block {}
+// SAFETY: as above; the block itself is immutable.
+unsafe impl Sync for Block {}
+
+impl Block {
+    /// Alignment of every block in bytes.
+    pub(crate) const ALIGNMENT: usize = 64;
+
+    /// `bytes` of a tier.
+    pub(crate) fn new(memory: &Arc<Memory>, tier: Tier, purpose: Purpose, bytes: u64, zeroed: bool) -> Result<Block> {
+        let mut blocks = Block::new_all(memory, tier, &[Charge { purpose, bytes }], zeroed)?;
+        Ok(blocks.swap_remove(0))
+    }
+
+    /// One block for each charge, or none at all. The budget is asked once, for the sum.
+    pub(crate) fn new_all(memory: &Arc<Memory>, tier: Tier, charges: &[Charge], zeroed: bool) -> Result<Vec<Block>> {
+        memory.ledger.charge(tier, charges)?;
+        let mut blocks = Vec::with_capacity(charges.len());
+        for (i, &charge) in charges.iter().enumerate() {
+            let allocated = match usize::try_from(charge.bytes) {
+                Ok(0) => {
+                    Ok((NonNull::without_provenance(Block::ALIGNMENT.try_into().expect("not zero")), Source::Nothing))
+                }
+                Ok(bytes) => memory.allocate(tier, bytes, zeroed),
+                Err(_) => Err(Error::new(
+                    Status::OutOfMemory,
+                    format!("{} bytes of {tier} exceed the address space", charge.bytes),
+                )),
+            };
+            match allocated {
+                Ok((data, source)) => {
+                    blocks.push(Block { memory: Arc::clone(memory), tier, charge, data, source });
+                }
+                Err(error) => {
+                    // The blocks made so far give back their own charges.
+                    charges[i..].iter().for_each(|c| memory.ledger.credit(tier, *c));
+                    return Err(error);
+                }
+            }
+        }
+        Ok(blocks)
+    }
+
+    /// Its first byte; aligned and not null even when there are none.
+    pub(crate) fn data(&self) -> NonNull<u8> {
+        self.data
+    }
+
+    /// Its size.
+    pub(crate) fn bytes(&self) -> usize {
+        self.charge.bytes as usize
+    }
+}
+
+impl Drop for Block {
+    fn drop(&mut self) {
+        let bytes = self.bytes();
+        // SAFETY: the memory came from this source with these arguments, and the block's owner is done with it.
+        unsafe {
+            match self.source {
+                Source::Nothing => {}
+                Source::Hook => {
+                    let hook = self.memory.allocator.as_ref().expect("the block came from it");
+                    hook.free(self.data, bytes, Block::ALIGNMENT, self.tier, self.memory.ordinal);
+                }
+                Source::Heap => {
+                    std::alloc::dealloc(self.data.as_ptr(), Layout::from_size_align_unchecked(bytes, Block::ALIGNMENT));
+                }
+                Source::Map => {
+                    libc::munmap(self.data.as_ptr().cast(), bytes);
+                }
+            }
+        }
+        self.memory.ledger.credit(self.tier, self.charge);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn memory(budget: u64) -> Arc<Memory> {
+        Arc::new(Memory::new(Ledger::new([budget, 0, 0, 0]), None, 0))
+    }
+
+    #[test]
+    fn blocks_are_aligned_zeroed_usable_and_given_back() {
+        let memory = memory(0);
+        for bytes in [0, 1, 63, 4096, MAPPED_BYTES - 1, MAPPED_BYTES, MAPPED_BYTES + 1] {
+            let block = Block::new(&memory, Tier::Device, Purpose::Other, bytes as u64, true).unwrap();
+            assert!(block.data().addr().get().is_multiple_of(64));
+            assert_eq!(memory.ledger().report().tier[0].other, bytes as u64);
+            // SAFETY: the block has this many initialised bytes, used here alone.
+            let slice = unsafe { std::slice::from_raw_parts_mut(block.data().as_ptr(), block.bytes()) };
+            assert!(slice.iter().all(|b| *b == 0));
+            slice.fill(7);
+        }
+        assert_eq!(memory.ledger().report().tier[0].used, 0);
+        assert_eq!(memory.ledger().report().tier[0].peak, MAPPED_BYTES as u64 + 1);
+    }
+
+    #[test]
+    fn what_the_system_cannot_give_is_out_of_memory() {
+        let memory = memory(0);
+        let small = Charge { purpose: Purpose::Weights, bytes: 64 };
+        for bytes in [1 << 60, u64::MAX - 64] {
+            let charges = [small, Charge { purpose: Purpose::Master, bytes }, small];
+            if charges.iter().try_fold(0u64, |s, c| s.checked_add(c.bytes)).is_none() {
+                continue;
+            }
+            let error = Block::new_all(&memory, Tier::Device, &charges, true).err().expect("too large");
+            assert_eq!(error.status, Status::OutOfMemory, "{error}");
+            assert_eq!(memory.ledger().report().tier[0].used, 0);
+        }
+    }
+
+    #[test]
+    fn the_budget_is_asked_for_the_sum() {
+        let memory = memory(100);
+        let charge = Charge { purpose: Purpose::Weights, bytes: 60 };
+        let error = Block::new_all(&memory, Tier::Device, &[charge, charge], false).err().expect("120 of 100");
+        assert_eq!(error.message, "needs 120 bytes of DEVICE; budget 100, used 0, available 100");
+        assert_eq!(memory.ledger().report().tier[0].peak, 0);
+    }
+}

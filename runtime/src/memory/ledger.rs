@@ -1,0 +1,216 @@
+//! The ledger: one byte budget per tier, and who holds what of it.
+
+use super::{Purpose, Tier};
+use crate::error::{Error, Result, Status};
+use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
+
+/// Bytes of one tier. The purposes sum to `used`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct TierReport {
+    /// The budget; `u64::MAX` = no limit.
+    pub limit: u64,
+    /// Held now.
+    pub used: u64,
+    /// The most that was ever held.
+    pub peak: u64,
+    /// Weights as the model reads them.
+    pub weights: u64,
+    /// f32 master weights.
+    pub master: u64,
+    /// Optimizer moments.
+    pub moments: u64,
+    /// Gradient accumulators.
+    pub gradients: u64,
+    /// Scratch of streams.
+    pub workspace: u64,
+    /// Arenas lent to the host.
+    pub arena: u64,
+    /// Accumulators, scalers, flags.
+    pub other: u64,
+}
+
+impl TierReport {
+    fn new(limit: u64, peak: u64, purposes: [u64; Purpose::ALL.len()]) -> TierReport {
+        let [weights, master, moments, gradients, workspace, arena, other] = purposes;
+        let used = purposes.iter().sum();
+        // A charge under way on another thread may have reached the purpose before the peak.
+        TierReport { limit, used, peak: peak.max(used), weights, master, moments, gradients, workspace, arena, other }
+    }
+}
+
+/// What a ledger holds, indexed by tier.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct MemoryReport {
+    /// One report per tier, in the order of [`Tier::ALL`].
+    pub tier: [TierReport; 4],
+}
+
+impl MemoryReport {
+    /// What these charges on `tier` come to, without a limit.
+    pub(crate) fn of(tier: Tier, charges: &[Charge]) -> MemoryReport {
+        let mut purposes = [[0; Purpose::ALL.len()]; 4];
+        for charge in charges {
+            purposes[tier as usize][charge.purpose as usize] += charge.bytes;
+        }
+        MemoryReport { tier: purposes.map(|p| TierReport::new(u64::MAX, 0, p)) }
+    }
+}
+
+/// Bytes for a purpose.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Charge {
+    pub(crate) purpose: Purpose,
+    pub(crate) bytes: u64,
+}
+
+struct Account {
+    limit: u64,
+    used: AtomicU64,
+    peak: AtomicU64,
+    purposes: [AtomicU64; Purpose::ALL.len()],
+}
+
+/// The budgets of a runtime. Counters only, no locks: a process that forks in the middle of a charge finds it usable.
+pub(crate) struct Ledger {
+    accounts: [Account; 4],
+}
+
+impl Ledger {
+    /// A ledger with these budgets, indexed by tier; 0 = no limit.
+    pub(crate) fn new(budgets: [u64; 4]) -> Ledger {
+        Ledger {
+            accounts: budgets.map(|budget| Account {
+                limit: if budget == 0 { u64::MAX } else { budget },
+                used: AtomicU64::new(0),
+                peak: AtomicU64::new(0),
+                purposes: std::array::from_fn(|_| AtomicU64::new(0)),
+            }),
+        }
+    }
+
+    /// Enters all charges, or none: `OUT_OF_BUDGET` says what is needed, what is available and who holds the rest.
+    pub(crate) fn charge(&self, tier: Tier, charges: &[Charge]) -> Result<()> {
+        let account = &self.accounts[tier as usize];
+        let Some(needed) = charges.iter().try_fold(0u64, |sum, c| sum.checked_add(c.bytes)) else {
+            return Err(self.out_of_budget(tier, u64::MAX));
+        };
+        let mut used = account.used.load(Relaxed);
+        loop {
+            match used.checked_add(needed) {
+                Some(after) if after <= account.limit => {
+                    match account.used.compare_exchange_weak(used, after, Relaxed, Relaxed) {
+                        Ok(_) => {
+                            account.peak.fetch_max(after, Relaxed);
+                            break;
+                        }
+                        Err(now) => used = now,
+                    }
+                }
+                _ => return Err(self.out_of_budget(tier, needed)),
+            }
+        }
+        for charge in charges {
+            account.purposes[charge.purpose as usize].fetch_add(charge.bytes, Relaxed);
+        }
+        Ok(())
+    }
+
+    /// Takes a charge back.
+    pub(crate) fn credit(&self, tier: Tier, charge: Charge) {
+        let account = &self.accounts[tier as usize];
+        account.purposes[charge.purpose as usize].fetch_sub(charge.bytes, Relaxed);
+        account.used.fetch_sub(charge.bytes, Relaxed);
+    }
+
+    /// What is held now.
+    pub(crate) fn report(&self) -> MemoryReport {
+        MemoryReport {
+            tier: std::array::from_fn(|i| {
+                let account = &self.accounts[i];
+                TierReport::new(
+                    account.limit,
+                    account.peak.load(Relaxed),
+                    std::array::from_fn(|p| account.purposes[p].load(Relaxed)),
+                )
+            }),
+        }
+    }
+
+    fn out_of_budget(&self, tier: Tier, needed: u64) -> Error {
+        let account = &self.accounts[tier as usize];
+        let used = account.used.load(Relaxed);
+        let holders: Vec<String> = Purpose::ALL
+            .into_iter()
+            .map(|p| (p, account.purposes[p as usize].load(Relaxed)))
+            .filter(|(_, bytes)| *bytes > 0)
+            .map(|(p, bytes)| format!("{} {bytes}", p.name()))
+            .collect();
+        let holders = if holders.is_empty() { String::new() } else { format!(" ({})", holders.join(", ")) };
+        Error::new(
+            Status::OutOfBudget,
+            format!(
+                "needs {needed} bytes of {tier}; budget {}, used {used}{holders}, available {}",
+                account.limit,
+                account.limit.saturating_sub(used)
+            ),
+        )
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn charge(purpose: Purpose, bytes: u64) -> Charge {
+        Charge { purpose, bytes }
+    }
+
+    #[test]
+    fn charges_are_entered_all_or_none_and_the_message_tells_who_holds_what() {
+        let ledger = Ledger::new([100, 0, 0, 0]);
+        ledger.charge(Tier::Device, &[charge(Purpose::Weights, 30), charge(Purpose::Arena, 40)]).unwrap();
+        let before = ledger.report();
+        let error = ledger
+            .charge(Tier::Device, &[charge(Purpose::Moments, 30), charge(Purpose::Other, 1)])
+            .expect_err("31 bytes of 30");
+        assert_eq!(error.status, Status::OutOfBudget);
+        assert_eq!(error.message, "needs 31 bytes of DEVICE; budget 100, used 70 (weights 30, arena 40), available 30");
+        assert_eq!(ledger.report(), before);
+        ledger.charge(Tier::Device, &[charge(Purpose::Moments, 30)]).unwrap();
+        ledger.credit(Tier::Device, charge(Purpose::Arena, 40));
+        let device = ledger.report().tier[0];
+        assert_eq!((device.used, device.peak, device.limit), (60, 100, 100));
+        assert_eq!((device.weights, device.moments, device.arena), (30, 30, 0));
+    }
+
+    #[test]
+    fn sums_that_overflow_are_out_of_budget_even_without_a_limit() {
+        let ledger = Ledger::new([0; 4]);
+        let huge = charge(Purpose::Other, u64::MAX);
+        for charges in [&[huge, huge][..], &[charge(Purpose::Arena, 1), huge]] {
+            assert_eq!(ledger.charge(Tier::Host, charges).unwrap_err().status, Status::OutOfBudget);
+        }
+        assert_eq!(ledger.report().tier[Tier::Host as usize].peak, 0);
+    }
+
+    #[test]
+    fn threads_never_exceed_the_budget_and_leave_nothing() {
+        let ledger = Ledger::new([0, 0, 1000, 0]);
+        std::thread::scope(|scope| {
+            for purpose in [Purpose::Weights, Purpose::Moments, Purpose::Other] {
+                let ledger = &ledger;
+                scope.spawn(move || {
+                    for i in 0..20_000 {
+                        let c = charge(purpose, i % 700);
+                        if ledger.charge(Tier::Host, &[c]).is_ok() {
+                            ledger.credit(Tier::Host, c);
+                        }
+                    }
+                });
+            }
+        });
+        let host = ledger.report().tier[Tier::Host as usize];
+        assert_eq!(host.used, 0);
+        assert!(host.peak >= 699 && host.peak <= 1000, "{host:?}");
+    }
+}

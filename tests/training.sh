@@ -1,0 +1,66 @@
+#!/usr/bin/env bash
+# The example as a test: dtypes agree, threads and repetition give the same bits, an overflow is survived, and what
+# does not fit or makes no sense is said.
+set -euo pipefail
+cd "$(dirname "$0")/.."
+
+train=$PWD/target/examples/train_gpt
+work=$PWD/target/training-test
+rm -rf "$work"
+mkdir -p "$work"
+cat include/*.h* kernels/src/*.rs kernels/src/ops/*/mod.rs runtime/src/*.rs >"$work/text"
+small=(--layers 2 --width 64 --heads 2 --context 64 --micro-batch 8 --steps 200 --lr 0.003 --warmup 20 --sample 0 --quiet)
+
+fail() { echo "training: $*"; exit 1; }
+run() { # run NAME OPTIONS...: leaves the output in $work/NAME
+    local name=$1
+    shift
+    "$train" "${small[@]}" "$@" "$work/text" >"$work/$name" 2>"$work/$name.err" || { cat "$work/$name" "$work/$name.err"; fail "$name failed"; }
+}
+final() { grep '^final: ' "$work/$1"; }
+loss() { final "$1" | sed 's/.*val_loss=\([^ ]*\).*/\1/'; }
+weights() { final "$1" | sed 's/.*weights=\([^ ]*\).*/\1/'; }
+same() { test "$(weights "$1")" = "$(weights "$2")" || fail "$1 and $2 end with different weights"; }
+near() { # near A B: within 0.02 nats
+    awk -v a="$(loss "$1")" -v b="$(loss "$2")" 'BEGIN { d = a - b; exit !(d < 0.02 && d > -0.02) }' ||
+        fail "$1 ends at $(loss "$1"), $2 at $(loss "$2")"
+    echo "training: $1 $(loss "$1"), $2 $(loss "$2")"
+}
+
+for arch in gpt2 llama; do
+    run "$arch-f32" --arch $arch --dtype f32
+    run "$arch-bf16" --arch $arch --dtype bf16
+    run "$arch-f16" --arch $arch --dtype f16
+    near "$arch-bf16" "$arch-f32"
+    near "$arch-f16" "$arch-f32"
+    for threads in 1 2 4; do
+        run "$arch-threads-$threads" --arch $arch --steps 10 --threads $threads
+    done
+    same "$arch-threads-1" "$arch-threads-2"
+    same "$arch-threads-1" "$arch-threads-4"
+    run "$arch-accumulation" --arch $arch --steps 10 --micro-batch 4 --accumulation 2 --dropout 0.1
+    run "$arch-accumulation-again" --arch $arch --steps 10 --micro-batch 4 --accumulation 2 --dropout 0.1 --threads 1
+    same "$arch-accumulation" "$arch-accumulation-again"
+done
+echo 'training: the same bits on 1, 2 and 4 threads, and twice with accumulation'
+
+run overflow --dtype f16 --force-overflow 5
+grep -qi 'skipped.*micro' "$work/overflow" || { cat "$work/overflow"; fail 'the forced overflow was not reported'; }
+near overflow gpt2-f32
+echo "training: $(grep -im1 'skipped' "$work/overflow")"
+
+refuse() { # refuse STATUS PATTERN OPTIONS...
+    local status=$1 pattern=$2 got=0
+    shift 2
+    "$train" "${small[@]}" "$@" >"$work/refused" 2>&1 || got=$?
+    test "$got" = "$status" || { cat "$work/refused"; fail "$* ended with $got, not $status"; }
+    grep -qi -- "$pattern" "$work/refused" || { cat "$work/refused"; fail "$* did not mention $pattern"; }
+}
+refuse 1 'budget' --device-memory 100K "$work/text"
+refuse 1 'cuda' --device cuda:0 "$work/text"
+refuse 2 'heads' --heads 3 "$work/text"
+refuse 2 'no-such-file' "$work/no-such-file"
+refuse 2 'no-such-option' --no-such-option "$work/text"
+head -c 50 "$work/text" >"$work/tiny"
+refuse 2 'data' "$work/tiny"
+echo 'training: refusals are clear'
