@@ -24,16 +24,21 @@ use std::sync::Arc;
 
 use DType::{BF16, F16, F32, I32, I64};
 
+/// Makes a case on a stream, under a name.
+type Build = Box<dyn Fn(&Arc<Stream>, String) -> Case>;
+/// One operation of a case.
+type Call = Box<dyn Fn(&Stream)>;
+
 /// A case that is built when its turn comes, so that only one holds memory.
-pub struct Maker {
+pub(crate) struct Maker {
     /// Name of the row.
-    pub name: String,
-    build: Box<dyn Fn(&Arc<Stream>, String) -> Case>,
+    pub(crate) name: String,
+    build: Build,
 }
 
 impl Maker {
     /// Allocates and fills the case's tensors.
-    pub fn build(&self, stream: &Arc<Stream>) -> Case {
+    pub(crate) fn build(&self, stream: &Arc<Stream>) -> Case {
         (self.build)(stream, self.name.clone())
     }
 }
@@ -45,13 +50,7 @@ fn add(cases: &mut Cases, name: String, build: impl Fn(&Arc<Stream>, String) -> 
 }
 
 /// A case bounded by memory: its figure is the bytes of `traffic` over time.
-fn memory(
-    stream: &Arc<Stream>,
-    name: String,
-    traffic: Traffic,
-    buffers: Vec<Buffer>,
-    ops: Vec<Box<dyn Fn(&Stream)>>,
-) -> Case {
+fn memory(stream: &Arc<Stream>, name: String, traffic: Traffic, buffers: Vec<Buffer>, ops: Vec<Call>) -> Case {
     let (stream, work) = (Arc::clone(stream), traffic.bytes() as f64);
     let run = Box::new(move || {
         let _keep = &buffers;
@@ -66,7 +65,7 @@ fn arithmetic(
     name: String,
     (flops, ceiling): (f64, Ceiling),
     buffers: Vec<Buffer>,
-    ops: Vec<Box<dyn Fn(&Stream)>>,
+    ops: Vec<Call>,
 ) -> Case {
     let stream = Arc::clone(stream);
     let run = Box::new(move || {
@@ -76,7 +75,7 @@ fn arithmetic(
     Case { name, unit: "GFLOP/s", work: flops, ceiling, run }
 }
 
-fn call<O: Op + 'static>(op: O) -> Box<dyn Fn(&Stream)> {
+fn call<O: Op + 'static>(op: O) -> Call {
     Box::new(move |stream| stream.submit(&op).expect("a valid case"))
 }
 
@@ -86,7 +85,7 @@ fn reads_writes(reads: &[&Buffer], writes: &[&Buffer]) -> Traffic {
 }
 
 /// Every case at an instruction set.
-pub fn all(simd: SimdLevel) -> Cases {
+pub(crate) fn all(simd: SimdLevel) -> Cases {
     let mut cases = Vec::new();
     optimizers(&mut cases);
     streams(&mut cases);
@@ -251,7 +250,7 @@ impl NormTensors {
         }
     }
 
-    fn forward(&self, layer: bool) -> Box<dyn Fn(&Stream)> {
+    fn forward(&self, layer: bool) -> Call {
         let (x, weight, y, rstd) = (self.x.view(), Some(self.weight.view()), self.y.view(), Some(self.rstd.view()));
         if layer {
             let (bias, mean) = (Some(self.bias.view()), Some(self.mean.view()));
@@ -261,7 +260,7 @@ impl NormTensors {
         }
     }
 
-    fn backward(&self, layer: bool) -> Box<dyn Fn(&Stream)> {
+    fn backward(&self, layer: bool) -> Call {
         let (dy, x, weight, rstd) = (self.dy.view(), self.x.view(), Some(self.weight.view()), self.rstd.view());
         let (dx, dweight) = (self.dx.view(), Some(self.dweight.view()));
         if layer {

@@ -97,7 +97,7 @@ static const struct option {
     {"optimizer", "adamw", CHOICE, &opt.optimizer, 0, 0, optimizers, ""},
     {"lr", "0", REAL, &opt.lr, 0, 1e3, NULL, "peak learning rate; 0 = 0.002 for adamw, 0.0003 for lion, 0.05 for sgd"},
     {"schedule", "cosine", CHOICE, &opt.schedule, 0, 0, schedules, "from the peak to a tenth of it"},
-    {"warmup", "-1", COUNT, &opt.warmup, -1, 1e9, NULL, "steps of linear warm-up; -1 = a twentieth of all"},
+    {"warmup", "-1", COUNT, &opt.warmup, -1, 1e9, NULL, "steps of linear warm-up, at most all; -1 = a twentieth"},
     {"weight-decay", "0.1", REAL, &opt.weight_decay, 0, 1e3, NULL, "of matrices; vectors have none"},
     {"clip", "1", REAL, &opt.clip, 0, 1e9, NULL, "largest global gradient norm; 0 = no clipping"},
     {"dropout", "0", REAL, &opt.dropout, 0, 0.99, NULL, "probability, after the embedding and each branch"},
@@ -186,7 +186,7 @@ static int parse_options(int argc, char **argv) {
     }
     opt.kv_heads = opt.kv_heads ? opt.kv_heads : opt.heads;
     opt.lr = opt.lr > 0 ? opt.lr : default_rates[opt.optimizer];
-    opt.warmup = opt.warmup >= 0 ? opt.warmup : opt.steps / 20;
+    opt.warmup = opt.warmup < 0 ? opt.steps / 20 : opt.warmup < opt.steps ? opt.warmup : opt.steps;
     if (!files)
         usage_error("no data file");
     if (opt.width % opt.heads)
@@ -523,6 +523,35 @@ static heads_t split_heads(const model_t *m, void *qkv) {
     return heads;
 }
 
+static scalert_tensor_t unpacked_heads(const model_t *m, void *data) {
+    return tensor(data, m->dtype, 4, (int64_t[]){m->batch, m->time, opt.heads, m->head_width});
+}
+
+/* What a block keeps for its backward pass. up is also seen as gate and value side by side. */
+typedef struct kept {
+    scalert_tensor_t x, normed1, qkv, attended, attended_heads, log_sum_exp, middle, normed2, up, gate, value,
+        activated;
+    heads_t heads;
+} kept_t;
+
+static kept_t kept_by(const model_t *m, const block_t *b) {
+    kept_t k;
+    k.x = rows(m, b->norm1.input, opt.width);
+    k.normed1 = rows(m, b->norm1.output, opt.width);
+    k.qkv = rows(m, b->qkv_out, m->qkv_width);
+    k.heads = split_heads(m, b->qkv_out);
+    k.attended = rows(m, b->attended, opt.width);
+    k.attended_heads = unpacked_heads(m, b->attended);
+    k.log_sum_exp = tensor(b->log_sum_exp, SCALERT_F32, 3, (int64_t[]){m->batch, opt.heads, m->time});
+    k.middle = rows(m, b->norm2.input, opt.width);
+    k.normed2 = rows(m, b->norm2.output, opt.width);
+    k.up = rows(m, b->up_out, m->up_width);
+    k.gate = columns(m, b->up_out, m->up_width, 0, m->hidden);
+    k.value = columns(m, b->up_out, m->up_width, m->up_width - m->hidden, m->hidden);
+    k.activated = rows(m, b->activated, m->hidden);
+    return k;
+}
+
 /* ---- forward ---------------------------------------------------------------------------------------------------- */
 
 static const float norm_epsilon = 1e-5f;
@@ -554,13 +583,7 @@ static void dropout(model_t *m, uint32_t place, const scalert_tensor_t *x, const
     key.tensor = place;
     CHECK(scalert_dropout(m->stream, x, (float)opt.dropout, key, y));
 }
-enum { AFTER_EMBEDDING = 0 };
-static uint32_t after_attention(int64_t layer) {
-    return 1 + 2 * (uint32_t)layer;
-}
-static uint32_t after_mlp(int64_t layer) {
-    return 2 + 2 * (uint32_t)layer;
-}
+enum { AFTER_EMBEDDING, AFTER_ATTENTION, AFTER_MLP }; /* the latter two count on by 2 for each layer */
 
 static void rotate(model_t *m, const heads_t *heads, uint8_t inverse) {
     scalert_rotary_options_t options = SCALERT_ROTARY_OPTIONS_INIT;
@@ -569,52 +592,38 @@ static void rotate(model_t *m, const heads_t *heads, uint8_t inverse) {
     CHECK(scalert_rotary(m->stream, &heads->k, &heads->k, &options));
 }
 
-static scalert_tensor_t attended_view(const model_t *m, void *data) {
-    return tensor(data, m->dtype, 4, (int64_t[]){m->batch, m->time, opt.heads, m->head_width});
-}
-
-static scalert_tensor_t log_sum_exp_view(const model_t *m, void *data) {
-    return tensor(data, SCALERT_F32, 3, (int64_t[]){m->batch, opt.heads, m->time});
-}
-
 /* The block's output is the next norm's input. */
 static void block_forward(model_t *m, int64_t layer, void *output, int training) {
-    block_t *b = &m->blocks[layer];
+    const block_t *b = &m->blocks[layer];
     const int drop = training && opt.dropout > 0;
+    const kept_t k = kept_by(m, b);
     scalert_attention_options_t causal = SCALERT_ATTENTION_OPTIONS_INIT;
-    scalert_tensor_t x = rows(m, b->norm1.input, opt.width), middle = rows(m, b->norm2.input, opt.width);
-    scalert_tensor_t out = rows(m, output, opt.width), branch = rows(m, m->branch, opt.width);
-    scalert_tensor_t qkv = rows(m, b->qkv_out, m->qkv_width), attended = rows(m, b->attended, opt.width);
-    scalert_tensor_t up = rows(m, b->up_out, m->up_width), activated = rows(m, b->activated, m->hidden);
-    scalert_tensor_t attended_heads = attended_view(m, b->attended), lse = log_sum_exp_view(m, b->log_sum_exp);
-    scalert_tensor_t normed;
-    heads_t heads = split_heads(m, b->qkv_out);
+    scalert_tensor_t branch = rows(m, m->branch, opt.width), out = rows(m, output, opt.width);
     causal.causal = 1;
 
     acquire(m, b->first, b->count);
-    normed = norm_forward(m, &b->norm1);
-    linear_forward(m, b->qkv, &normed, &qkv, NULL);
+    norm_forward(m, &b->norm1);
+    linear_forward(m, b->qkv, &k.normed1, &k.qkv, NULL);
     if (llama())
-        rotate(m, &heads, 0);
-    CHECK(scalert_attention_forward(m->stream, &heads.q, &heads.k, &heads.v, &attended_heads, &lse, &causal));
-    linear_forward(m, b->projection, &attended, &branch, NULL);
+        rotate(m, &k.heads, 0);
+    CHECK(scalert_attention_forward(m->stream, &k.heads.q, &k.heads.k, &k.heads.v, &k.attended_heads, &k.log_sum_exp,
+                                    &causal));
+    linear_forward(m, b->projection, &k.attended, &branch, NULL);
     if (drop)
-        dropout(m, after_attention(layer), &branch, &branch);
-    CHECK(scalert_add(m->stream, &x, &branch, &middle));
+        dropout(m, AFTER_ATTENTION + 2 * (uint32_t)layer, &branch, &branch);
+    CHECK(scalert_add(m->stream, &k.x, &branch, &k.middle));
 
-    normed = norm_forward(m, &b->norm2);
+    norm_forward(m, &b->norm2);
     if (llama()) {
-        scalert_tensor_t gate = columns(m, b->up_out, m->up_width, 0, m->hidden);
-        scalert_tensor_t value = columns(m, b->up_out, m->up_width, m->hidden, m->hidden);
-        linear_forward(m, b->up, &normed, &up, NULL);
-        CHECK(scalert_swiglu_forward(m->stream, &gate, &value, &activated));
+        linear_forward(m, b->up, &k.normed2, &k.up, NULL);
+        CHECK(scalert_swiglu_forward(m->stream, &k.gate, &k.value, &k.activated));
     } else {
-        linear_forward(m, b->up, &normed, &activated, &up);
+        linear_forward(m, b->up, &k.normed2, &k.activated, &k.up);
     }
-    linear_forward(m, b->down, &activated, &branch, NULL);
+    linear_forward(m, b->down, &k.activated, &branch, NULL);
     if (drop)
-        dropout(m, after_mlp(layer), &branch, &branch);
-    CHECK(scalert_add(m->stream, &middle, &branch, &out));
+        dropout(m, AFTER_MLP + 2 * (uint32_t)layer, &branch, &branch);
+    CHECK(scalert_add(m->stream, &k.middle, &branch, &out));
     release(m, b->first, b->count);
 }
 
@@ -708,40 +717,35 @@ static scalert_tensor_t branch_gradient(model_t *m, uint32_t place, const scaler
 
 /* Turns the gradient of the block's output, in m->gradient, into that of its input. */
 static void block_backward(model_t *m, int64_t layer) {
-    block_t *b = &m->blocks[layer];
+    const block_t *b = &m->blocks[layer];
+    const kept_t k = kept_by(m, b);
+    const heads_t dheads = split_heads(m, m->dwide);
     scalert_attention_options_t causal = SCALERT_ATTENTION_OPTIONS_INIT;
-    scalert_tensor_t dresidual = rows(m, m->gradient, opt.width), dnormed = rows(m, m->dnormed, opt.width);
-    scalert_tensor_t normed1 = rows(m, b->norm1.output, opt.width), normed2 = rows(m, b->norm2.output, opt.width);
-    scalert_tensor_t up = rows(m, b->up_out, m->up_width), activated = rows(m, b->activated, m->hidden);
-    scalert_tensor_t attended = rows(m, b->attended, opt.width), dhidden = rows(m, m->dwide, m->hidden);
-    scalert_tensor_t attended_heads = attended_view(m, b->attended), lse = log_sum_exp_view(m, b->log_sum_exp);
-    scalert_tensor_t dattended = attended_view(m, m->dnormed), dqkv = rows(m, m->dwide, m->qkv_width);
-    scalert_tensor_t dbranch;
-    heads_t heads = split_heads(m, b->qkv_out), dheads = split_heads(m, m->dwide);
+    scalert_tensor_t dresidual = rows(m, m->gradient, opt.width), dnormed = rows(m, m->dnormed, opt.width), dbranch;
+    scalert_tensor_t dhidden = rows(m, m->dwide, m->hidden), dqkv = rows(m, m->dwide, m->qkv_width);
+    scalert_tensor_t dattended = unpacked_heads(m, m->dnormed);
     causal.causal = 1;
 
     acquire(m, b->first, b->count);
-    dbranch = branch_gradient(m, after_mlp(layer), &dresidual);
+    dbranch = branch_gradient(m, AFTER_MLP + 2 * (uint32_t)layer, &dresidual);
     if (llama()) {
-        scalert_tensor_t gate = columns(m, b->up_out, m->up_width, 0, m->hidden);
-        scalert_tensor_t value = columns(m, b->up_out, m->up_width, m->hidden, m->hidden);
-        linear_backward(m, b->down, &dbranch, &activated, &dhidden, NULL);
-        CHECK(scalert_swiglu_backward(m->stream, &gate, &value, &dhidden, &gate, &value)); /* up is now its gradient */
-        linear_backward(m, b->up, &up, &normed2, &dnormed, NULL);
+        linear_backward(m, b->down, &dbranch, &k.activated, &dhidden, NULL);
+        CHECK(scalert_swiglu_backward(m->stream, &k.gate, &k.value, &dhidden, &k.gate, &k.value));
+        linear_backward(m, b->up, &k.up, &k.normed2, &dnormed, NULL); /* up has just become its own gradient */
     } else {
-        linear_backward(m, b->down, &dbranch, &activated, &dhidden, &up);
-        linear_backward(m, b->up, &dhidden, &normed2, &dnormed, NULL);
+        linear_backward(m, b->down, &dbranch, &k.activated, &dhidden, &k.up);
+        linear_backward(m, b->up, &dhidden, &k.normed2, &dnormed, NULL);
     }
     norm_backward(m, &b->norm2, &dnormed, &dnormed);
     CHECK(scalert_add(m->stream, &dresidual, &dnormed, &dresidual));
 
-    dbranch = branch_gradient(m, after_attention(layer), &dresidual);
-    linear_backward(m, b->projection, &dbranch, &attended, &dnormed, NULL);
-    CHECK(scalert_attention_backward(m->stream, &heads.q, &heads.k, &heads.v, &attended_heads, &lse, &dattended,
-                                     &dheads.q, &dheads.k, &dheads.v, &causal));
+    dbranch = branch_gradient(m, AFTER_ATTENTION + 2 * (uint32_t)layer, &dresidual);
+    linear_backward(m, b->projection, &dbranch, &k.attended, &dnormed, NULL);
+    CHECK(scalert_attention_backward(m->stream, &k.heads.q, &k.heads.k, &k.heads.v, &k.attended_heads, &k.log_sum_exp,
+                                     &dattended, &dheads.q, &dheads.k, &dheads.v, &causal));
     if (llama())
         rotate(m, &dheads, 1);
-    linear_backward(m, b->qkv, &dqkv, &normed1, &dnormed, NULL);
+    linear_backward(m, b->qkv, &dqkv, &k.normed1, &dnormed, NULL);
     norm_backward(m, &b->norm1, &dnormed, &dnormed);
     CHECK(scalert_add(m->stream, &dresidual, &dnormed, &dresidual));
     release(m, b->first, b->count);
@@ -925,7 +929,7 @@ static scalert_step_result_t train_step(model_t *m, const corpus_t *corpus, uint
     schedule.floor = (float)opt.lr / 10.0f;
     schedule.warmup_steps = (uint64_t)opt.warmup;
     schedule.total_steps = (uint64_t)opt.steps;
-    schedule.decay_steps = (uint64_t)opt.steps / 5;
+    schedule.decay_steps = (uint64_t)(opt.steps / 5 < opt.steps - opt.warmup ? opt.steps / 5 : opt.steps - opt.warmup);
     CHECK(scalert_schedule_learning_rate(&schedule, step, learning_rate));
 
     update.learning_rate = *learning_rate;
@@ -989,8 +993,11 @@ static void show_progress(uint64_t step, double loss, double tokens_per_s, doubl
     for (int i = 0; i < 32; i++)
         bar[i] = (uint64_t)i * (uint64_t)opt.steps < 32 * step ? '#' : '.';
     bar[32] = 0;
-    fprintf(stderr, "%s[%s] %" PRIu64 "/%" PRId64 "  loss %.3f  %.0f tokens/s  %02d:%02d left %s", terminal ? "\r" : "",
-            bar, step, opt.steps, loss, tokens_per_s, (int)remaining / 60, (int)remaining % 60, terminal ? " " : "\n");
+    fprintf(stderr, "%s[%s] %" PRIu64 "/%" PRId64, terminal ? "\r" : "", bar, step, opt.steps);
+    if (!isnan(loss))
+        fprintf(stderr, "  loss %.3f", loss);
+    fprintf(stderr, "  %.0f tokens/s  %02d:%02d left %s", tokens_per_s, (int)remaining / 60, (int)remaining % 60,
+            terminal ? " " : "\n");
 }
 
 static void erase_progress(void) {

@@ -97,6 +97,8 @@ static void forked_child_computes(void) {
     if (child == 0) {
         out[5] = 0;
         product(stream, out);
+        scalert_stream_destroy(stream);
+        scalert_runtime_destroy(runtime);
         _exit(out[5] == 64.0f ? 0 : 1);
     }
     CHECK(waitpid(child, &status, 0) == child);

@@ -1,6 +1,6 @@
 use crate::harness::{
-    Rng, Tensor, assert_close, assert_each_close, assert_same, central_difference, epsilon, levels, run_everywhere,
-    run_with,
+    Rng, Tensor, assert_close, assert_each_close, assert_same, central_difference, epsilon, half_denormal, levels,
+    run_everywhere, run_with,
 };
 use scalert_kernels::dtype::DType;
 use scalert_kernels::ops::Op;
@@ -94,18 +94,18 @@ impl Case {
         let ignored = |i: usize| (0..v).all(|j| d[i * v + j] == 0.0);
         let d_error = |(ij, d): (usize, &f64)| match ignored(ij / v) {
             true => 0.0,
-            false => 2.0 * epsilon(dtype) * d.abs() + 16.0 * unit + 4.0 * logit_error[ij / v] + 2f64.powi(-25),
+            false => 2.0 * epsilon(dtype) * d.abs() + 16.0 * unit + 4.0 * logit_error[ij / v] + half_denormal(dtype),
         };
         let d_errors: Vec<f64> = d.iter().enumerate().map(d_error).collect();
         let d_abs = abs(&d);
-        let bound = |dims: [usize; 3], transpose: bool, other: &[f64]| -> Vec<f64> {
+        let bound = |dims: [usize; 3], transpose: bool, other: &[f64], stored: DType| -> Vec<f64> {
             let rounding = (dims[2] as f64 + 4.0) * unit;
             let error = product(dims, [transpose, false], &d_errors, other);
             let sums = product(dims, [transpose, false], &d_abs, other);
-            error.iter().zip(sums).map(|(e, s)| scale.abs() * (e + rounding * s) + 2f64.powi(-25)).collect()
+            error.iter().zip(sums).map(|(e, s)| scale.abs() * (e + rounding * s) + half_denormal(stored)).collect()
         };
-        let dx_bound = bound([n, c, v], false, &weight_abs);
-        let mut dweight_bound = bound([v, c, n], true, &x_abs);
+        let dx_bound = bound([n, c, v], false, &weight_abs, dtype);
+        let mut dweight_bound = bound([v, c, n], true, &x_abs, self.old_dweight.dtype());
         if self.accumulate {
             dweight_bound.iter_mut().zip(&old).for_each(|(bound, old)| *bound += 4.0 * unit * old.abs());
         }

@@ -8,6 +8,7 @@ use scalert_kernels::ops::gelu::reference;
 #[derive(Clone, Copy, Debug, PartialEq)]
 enum Function {
     Exp,
+    Exp2,
     Log,
     LogSameBits,
     SinTurn,
@@ -34,6 +35,7 @@ impl Kernel for Apply<'_> {
             let x = unsafe { s.load(values.as_ptr()) };
             let y = match self.function {
                 Function::Exp => math::exp(s, x),
+                Function::Exp2 => math::exp2(s, x),
                 Function::Log => math::log(s, x),
                 Function::LogSameBits => math::log_same_bits(s, x),
                 Function::SinTurn => math::sin_cos_turn(s, s.bits(x)).0,
@@ -118,6 +120,58 @@ fn exp_is_within_its_bound() {
 }
 
 #[test]
+fn exp2_is_within_its_bound() {
+    let (positive, negative) = (sweep(1e-45, 250.0, 1009), negated(&sweep(1e-45, f32::MAX, 1009)));
+    for x in [positive, negative, vec![0.0, -0.0, f32::NAN, f32::NEG_INFINITY]] {
+        check(Function::Exp2, &x, f64::exp2, |_| 1.5);
+    }
+}
+
+/// Sines and cosines of each angle with each of four quarters more.
+struct SinCos<'a> {
+    quarters: &'a [f32],
+    sines: [&'a mut [f32]; 4],
+    cosines: [&'a mut [f32]; 4],
+}
+
+impl Kernel for SinCos<'_> {
+    type Output = ();
+
+    #[inline(always)]
+    fn run<S: Simd>(self, s: S) {
+        for at in (0..self.quarters.len()).step_by(S::LANES) {
+            for whole in 0..4 {
+                // SAFETY: the lengths are a multiple of LANES.
+                unsafe {
+                    let x = s.load(self.quarters.as_ptr().add(at));
+                    let (sin, cos) = math::sin_cos_quarters(s, x, s.splat_i(whole - 8));
+                    s.store(self.sines[whole as usize].as_mut_ptr().add(at), sin);
+                    s.store(self.cosines[whole as usize].as_mut_ptr().add(at), cos);
+                }
+            }
+        }
+    }
+}
+
+#[test]
+fn sines_and_cosines_are_within_their_bound() {
+    let quarters: Vec<f32> = (0..1 << 16).map(|i| (i as f32 + 0.37) / 65536.0 - 0.5).collect();
+    for level in levels() {
+        let [mut a, mut b, mut c, mut d, mut e, mut f, mut g, mut h] = [(); 8].map(|()| quarters.clone());
+        let (sines, cosines) = ([&mut a[..], &mut b, &mut c, &mut d], [&mut e[..], &mut f, &mut g, &mut h]);
+        Cpu::new(level, &Inline, &mut []).dispatch(SinCos { quarters: &quarters, sines, cosines });
+        for (whole, (sines, cosines)) in [(a, e), (b, f), (c, g), (d, h)].into_iter().enumerate() {
+            for (i, &quarter) in quarters.iter().enumerate() {
+                let angle = (f64::from(quarter) + whole as f64) * std::f64::consts::FRAC_PI_2;
+                let (sin, cos) = (f64::from(sines[i]), f64::from(cosines[i]));
+                let error = (sin - angle.sin()).abs().max((cos - angle.cos()).abs());
+                assert!(error <= 2f64.powi(-23), "{}: {quarter} + {whole}: {sin} {cos}", level.name());
+            }
+        }
+    }
+}
+
+#[test]
 fn log_is_within_its_bound() {
     for x in [sweep(1e-45, f32::MAX, 1009), sweep(0.5, 2.0, 7), SPECIAL.to_vec(), vec![-1.0, -1e-40, -1e30]] {
         check(Function::Log, &x, f64::ln, |_| 1.5);
@@ -137,8 +191,8 @@ fn sines_and_cosines_of_a_turn_are_within_their_bound() {
     let eighths = (0..8u32).flat_map(|k| [-1i32, 0, 1].map(|d| (k << 29).wrapping_add_signed(d)));
     turns.extend(eighths);
     turns.resize(turns.len().next_multiple_of(16), 0);
-    let functions: [(Function, fn(f64) -> f64); 2] = [(Function::SinTurn, f64::sin), (Function::CosTurn, f64::cos)];
-    for (function, exact) in functions {
+    for function in [Function::SinTurn, Function::CosTurn] {
+        let exact = if function == Function::SinTurn { f64::sin } else { f64::cos };
         for level in levels() {
             let mut y: Vec<f32> = turns.iter().map(|t| f32::from_bits(*t)).collect();
             Cpu::new(level, &Inline, &mut []).dispatch(Apply { function, values: &mut y });

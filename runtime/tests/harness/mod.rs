@@ -2,6 +2,8 @@
 //! watch and fail.
 #![allow(dead_code, unreachable_pub)]
 
+pub mod small_state;
+
 use scalert_kernels::backend::cpu::Cpu;
 use scalert_runtime::dtype::{bf16, f16};
 use scalert_runtime::ops::Op;

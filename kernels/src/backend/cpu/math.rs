@@ -169,37 +169,32 @@ pub fn normal_tail<S: Simd>(s: S, a: S::F) -> (S::F, S::F) {
     (s.div(s.mul(e, p), q), e)
 }
 
-/// Sine and cosine of `quarters` quarter turns (each pi / 2), |quarters| <= 1/2, plus `whole` more: within 2^-23.
+/// 2^x within 1.5 ulp for x <= 250; 0 below -150, infinity from 128. Denormal results may be rounded twice.
+///
+/// x = n + r, |r| <= 1/2; 2^r by a polynomial of degree 6 (Cephes, exp2f).
+#[inline(always)]
+pub fn exp2<S: Simd>(s: S, x: S::F) -> S::F {
+    // max returns its second argument for NaN.
+    let x = s.max(s.splat(-160.0), x);
+    let n = s.round(x);
+    let c =
+        [1.0, std::f32::consts::LN_2, 0.240_226_48, 0.055_503_324, 0.009_618_437, 0.001_339_887_4, 0.000_153_533_62];
+    s.scale(polynomial(s, s.sub(x, n), c), n)
+}
+
+/// Sine and cosine of `quarters` quarter turns (each pi / 2), |quarters| <= 1/2, plus `whole` more, within 2^-23 of 1.
 ///
 /// Minimax polynomials on [-pi/4, pi/4] (Cephes, sinf and cosf), then signs and roles by the quadrant.
 #[inline(always)]
 pub fn sin_cos_quarters<S: Simd>(s: S, quarters: S::F, whole: S::I) -> (S::F, S::F) {
     let x = s.mul(quarters, s.splat(std::f32::consts::FRAC_PI_2));
     let z = s.mul(x, x);
-    let p = s.fast_fma(z, s.splat(-1.951_529_6e-4), s.splat(8.332_161e-3));
-    let p = s.fast_fma(z, p, s.splat(-1.666_665_5e-1));
+    let p = polynomial(s, z, [-0.166_666_55, 0.008_332_161, -0.000_195_152_96]);
     let sin = s.fast_fma(s.mul(z, x), p, x);
-    let q = s.fast_fma(z, s.splat(2.443_315_7e-5), s.splat(-1.388_731_6e-3));
-    let q = s.fast_fma(z, q, s.splat(4.166_664_6e-2));
-    let cos = s.fast_fma(s.mul(z, z), q, s.fast_fma(z, s.splat(-0.5), s.splat(1.0)));
+    let cos = polynomial(s, z, [1.0, -0.5, 0.041_666_646, -0.001_388_731_6, 0.000_024_433_157]);
     let odd = s.eq_i(s.and(whole, s.splat_i(1)), s.splat_i(1));
-    let minus = |x, quadrant| s.of_bits(s.xor(s.bits(x), s.shl::<30>(s.and(quadrant, s.splat_i(2)))));
-    (minus(s.select(odd, cos, sin), whole), minus(s.select(odd, sin, cos), s.add_i(whole, s.splat_i(1))))
-}
-
-/// 2^x within 2 ulp for x <= 126, NaN for NaN; 0 below -126, where results would be denormal.
-///
-/// x = n + r, |r| <= 1/2; 2^r by a minimax polynomial (Cephes, exp2f); n is added to the exponent.
-#[inline(always)]
-pub fn exp2<S: Simd>(s: S, x: S::F) -> S::F {
-    // max returns its second argument for NaN.
-    let bounded = s.max(s.splat(-127.0), x);
-    let n = s.round(bounded);
-    let r = s.sub(bounded, n);
-    let mut p = s.splat(1.535_336_2e-4);
-    for c in [1.339_887_4e-3, 9.618_437e-3, 5.550_332_5e-2, 2.402_264_8e-1, 6.931_472e-1, 1.0] {
-        p = s.fast_fma(p, r, s.splat(c));
-    }
-    let power = s.of_bits(s.add_i(s.bits(p), s.shl::<23>(s.to_i(n))));
-    s.select(s.lt(x, s.splat(-126.0)), s.splat(0.0), power)
+    let (sin, cos) = (s.select(odd, cos, sin), s.select(odd, sin, cos));
+    let sign = s.shl::<30>(s.and(whole, s.splat_i(2)));
+    let cos_sign = s.shl::<30>(s.and(s.add_i(whole, s.splat_i(1)), s.splat_i(2)));
+    (s.of_bits(s.xor(s.bits(sin), sign)), s.of_bits(s.xor(s.bits(cos), cos_sign)))
 }

@@ -156,11 +156,9 @@ pub trait Simd: Copy + Send + Sync + 'static {
     fn add_widened(self, a: Self::D, x: Self::F) -> Self::D;
     /// a + x * x, with x widened to f64, where its square is exact.
     fn add_squared(self, a: Self::D, x: Self::F) -> Self::D;
-    /// Writes LANES f64 values.
-    ///
-    /// # Safety
-    /// `p` is valid for writes of LANES elements.
-    unsafe fn store_d(self, p: *mut f64, a: Self::D);
+    /// Sum of sixteen f64 lanes: those of `a[0]`, followed at levels of eight lanes by those of `a[1]`. Halves are added
+    /// until one lane is left, so that every level adds in the same order.
+    fn sum_sixteen(self, a: [Self::D; 2]) -> f64;
     /// In each group of four lanes, transposes the 4x4 matrix whose rows are the four vectors.
     fn transpose4(self, a: [Self::I; 4]) -> [Self::I; 4];
 

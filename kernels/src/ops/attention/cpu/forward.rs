@@ -164,18 +164,18 @@ unsafe fn softmax<S: Simd, P: Product, const N: usize>(s: S, tile: &Tile, scratc
     // SAFETY: vectors of the tile and of the statistics.
     unsafe {
         let mut max = [lowest; N];
-        for v in 0..N {
-            max[v] = s.load(statistic(scratch.max, v));
+        for (v, max) in max.iter_mut().enumerate() {
+            *max = s.load(statistic(scratch.max, v));
         }
         for j in 0..tile.keys {
-            for v in 0..N {
+            for (v, max) in max.iter_mut().enumerate() {
                 let mut score = s.load(at(j, v));
                 if tile.masked {
                     score = s.select(tile.visible(s, j, tile.vector + v, live), score, lowest);
                     s.store(at(j, v), score);
                 }
                 // A NaN score leaves the maximum, and makes its weight and so the total NaN.
-                max[v] = s.max(score, max[v]);
+                *max = s.max(score, *max);
             }
         }
         let mut base = [lowest; N];
@@ -189,10 +189,10 @@ unsafe fn softmax<S: Simd, P: Product, const N: usize>(s: S, tile: &Tile, scratc
             total[v] = s.mul(s.load(statistic(scratch.total, v)), decay);
         }
         for word in 0..tile.keys.div_ceil(P::PAIR) {
-            for v in 0..N {
+            for (v, total) in total.iter_mut().enumerate() {
                 let first = math::exp2(s, s.sub(s.load(at(word * P::PAIR, v)), base[v]));
                 if P::PAIR == 1 {
-                    total[v] = s.add(total[v], first);
+                    *total = s.add(*total, first);
                     s.store(at(word, v), first);
                     continue;
                 }
@@ -200,13 +200,13 @@ unsafe fn softmax<S: Simd, P: Product, const N: usize>(s: S, tile: &Tile, scratc
                 if 2 * word + 1 < tile.keys {
                     second = math::exp2(s, s.sub(s.load(at(2 * word + 1, v)), base[v]));
                 }
-                total[v] = s.add(total[v], s.add(first, second));
+                *total = s.add(*total, s.add(first, second));
                 // Row `word` was read before or just now: words never overtake scores.
                 s.store(at(word, v), s.pair_bf16(first, second));
             }
         }
-        for v in 0..N {
-            s.store(statistic(scratch.total, v), total[v]);
+        for (v, total) in total.into_iter().enumerate() {
+            s.store(statistic(scratch.total, v), total);
         }
     }
 }
@@ -237,11 +237,12 @@ unsafe fn finish<S: Simd, E: Element>(
         let out: Rows<E> = Rows::of(&op.out, n, h).from(query);
         store_transposed(s, scratch.sums, scratch.decay, out, live, sizes.d);
         if let Some(log_sum_exp) = op.log_sum_exp {
-            let row = log_sum_exp.row_ptr::<f32>(n * sizes.hq + h).add(query);
-            for i in 0..live {
-                let (max, total) = (scratch.max.add(i).read(), scratch.total.add(i).read());
-                row.add(i).write(max * std::f32::consts::LN_2 + total.ln());
+            for i in (0..queries::<S>()).step_by(S::LANES) {
+                let (max, total) = (s.load(scratch.max.add(i)), s.load(scratch.total.add(i)));
+                s.store(scratch.max.add(i), s.fast_fma(max, s.splat(std::f32::consts::LN_2), math::log(s, total)));
             }
+            let row = log_sum_exp.row_ptr::<f32>(n * sizes.hq + h).add(query);
+            std::ptr::copy_nonoverlapping(scratch.max, row, live);
         }
     }
 }

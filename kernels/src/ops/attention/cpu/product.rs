@@ -191,14 +191,13 @@ pub(super) unsafe fn accumulate<S: Simd, P: Product, const N: usize>(
         unsafe {
             let mut pointers = [a.first; ROWS];
             let mut sums = [[s.splat(0.0); N]; ROWS];
-            for m in 0..ROWS {
-                pointers[m] = a.first.add((j + m) * a.row);
-                for v in 0..N {
-                    let old = s.load(c.add((j + m) * c_row + v * S::LANES));
-                    sums[m][v] = match decay {
-                        Some(decay) => s.mul(old, s.load(decay.add(v * S::LANES))),
-                        None => old,
-                    };
+            for (m, (pointer, row)) in pointers.iter_mut().zip(&mut sums).enumerate() {
+                *pointer = a.first.add((j + m) * a.row);
+                for (v, sum) in row.iter_mut().enumerate() {
+                    *sum = s.load(c.add((j + m) * c_row + v * S::LANES));
+                    if let Some(decay) = decay {
+                        *sum = s.mul(*sum, s.load(decay.add(v * S::LANES)));
+                    }
                 }
             }
             let sums = multiply::<S, P, N>(s, words, pointers, a.step, b, b_row, sums);
