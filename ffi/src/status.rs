@@ -45,7 +45,14 @@ thread_local! {
 
 /// Keeps a failure of `function` for `scalert_last_error` on this thread. A thread that is ending keeps nothing.
 pub(crate) fn record(function: &str, error: Error) {
-    let text = format!("{function}: {}", error.message).replace('\0', "?");
+    // A refusal of the state begins with the name of its call, which is the end of the function's.
+    let message = match error.message.split_once(": ") {
+        Some((call, why)) if error.status == Status::FailedPrecondition && function.ends_with(&format!("_{call}")) => {
+            why
+        }
+        _ => &error.message,
+    };
+    let text = format!("{function}: {message}").replace('\0', "?");
     let message = CString::new(text).unwrap_or_default();
     let _ = LAST.try_with(|slot| slot.replace(Some(Last { error, message })));
 }

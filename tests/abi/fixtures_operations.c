@@ -354,6 +354,7 @@ void fixture_scalert_linear_cross_entropy(struct world *w, struct args_scalert_l
     a->options = cross_entropy_options(w);
     optional(w, "dx dweight");
     output(w, "losses dx dweight");
+    may_be(w, "dx", "x");
 }
 
 /* ---- optimizers -------------------------------------------------------------------------------------------------- */

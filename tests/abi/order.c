@@ -161,6 +161,14 @@ static void walk(int calls) {
         }
         if (allowed) {
             advance(&m, call, p);
+        } else {
+            char begin[64];
+            const char *message = last_error().message;
+            int length = (int)strcspn(names[call], " ");
+            int n = snprintf(begin, sizeof begin, "state_%.*s: ", length, names[call]);
+            if (strncmp(message, begin, (size_t)n) != 0 || strncmp(message + n, begin + 6, (size_t)n - 6) == 0) {
+                fail("the message must begin with \"%s\", once", begin);
+            }
         }
         weights(&w, state, &m, after, tensors[0]);
         if (!allowed && memcmp(before, after, sizeof before) != 0) {
