@@ -3,7 +3,7 @@
 use scalert_runtime::{DType, View};
 
 /// An owned tensor that lives as long as the case that borrows it.
-pub struct Buffer {
+pub(crate) struct Buffer {
     words: Vec<u64>,
     dtype: DType,
     shape: Vec<usize>,
@@ -11,13 +11,13 @@ pub struct Buffer {
 
 impl Buffer {
     /// Zeros.
-    pub fn zeros(dtype: DType, shape: &[usize]) -> Buffer {
+    pub(crate) fn zeros(dtype: DType, shape: &[usize]) -> Buffer {
         let bytes = shape.iter().product::<usize>() * dtype.size();
         Buffer { words: vec![0; bytes.div_ceil(8) + 8], dtype, shape: shape.to_vec() }
     }
 
     /// Floats of both signs below 1 in magnitude, or integers below `shape`'s last extent.
-    pub fn filled(dtype: DType, shape: &[usize], scale: f32) -> Buffer {
+    pub(crate) fn filled(dtype: DType, shape: &[usize], scale: f32) -> Buffer {
         let mut buffer = Buffer::zeros(dtype, shape);
         let mut state = 0x2545_f491_4f6c_dd1du64;
         let mut next = || {
@@ -47,7 +47,7 @@ impl Buffer {
     }
 
     /// A view that outlives the borrow; the case keeps the buffer.
-    pub fn view(&self) -> View<'static> {
+    pub(crate) fn view(&self) -> View<'static> {
         let mut stride = vec![1; self.shape.len()];
         for d in (1..self.shape.len()).rev() {
             stride[d - 1] = stride[d] * self.shape[d];
@@ -58,7 +58,7 @@ impl Buffer {
     }
 
     /// Bytes of its elements.
-    pub fn bytes(&self) -> usize {
+    pub(crate) fn bytes(&self) -> usize {
         self.shape.iter().product::<usize>() * self.dtype.size()
     }
 }

@@ -3,6 +3,7 @@
 use crate::buffer::Buffer;
 use crate::ceiling::{Ceiling, Traffic};
 use crate::measure::Case;
+use scalert_runtime::ops::Op;
 use scalert_runtime::ops::accumulate::Accumulate;
 use scalert_runtime::ops::adamw::AdamW;
 use scalert_runtime::ops::add::Add;
@@ -18,22 +19,26 @@ use scalert_runtime::ops::lion::Lion;
 use scalert_runtime::ops::rms_norm::{RmsNormBackward, RmsNormForward};
 use scalert_runtime::ops::sgd::Sgd;
 use scalert_runtime::ops::swiglu::{SwigluBackward, SwigluForward};
-use scalert_runtime::ops::Op;
 use scalert_runtime::{DType, SimdLevel, Stream};
 use std::sync::Arc;
 
 use DType::{BF16, F16, F32, I32, I64};
 
+/// Makes a case on a stream, under a name.
+type Build = Box<dyn Fn(&Arc<Stream>, String) -> Case>;
+/// One operation of a case.
+type Call = Box<dyn Fn(&Stream)>;
+
 /// A case that is built when its turn comes, so that only one holds memory.
-pub struct Maker {
+pub(crate) struct Maker {
     /// Name of the row.
-    pub name: String,
-    build: Box<dyn Fn(&Arc<Stream>, String) -> Case>,
+    pub(crate) name: String,
+    build: Build,
 }
 
 impl Maker {
     /// Allocates and fills the case's tensors.
-    pub fn build(&self, stream: &Arc<Stream>) -> Case {
+    pub(crate) fn build(&self, stream: &Arc<Stream>) -> Case {
         (self.build)(stream, self.name.clone())
     }
 }
@@ -45,13 +50,7 @@ fn add(cases: &mut Cases, name: String, build: impl Fn(&Arc<Stream>, String) -> 
 }
 
 /// A case bounded by memory: its figure is the bytes of `traffic` over time.
-fn memory(
-    stream: &Arc<Stream>,
-    name: String,
-    traffic: Traffic,
-    buffers: Vec<Buffer>,
-    ops: Vec<Box<dyn Fn(&Stream)>>,
-) -> Case {
+fn memory(stream: &Arc<Stream>, name: String, traffic: Traffic, buffers: Vec<Buffer>, ops: Vec<Call>) -> Case {
     let (stream, work) = (Arc::clone(stream), traffic.bytes() as f64);
     let run = Box::new(move || {
         let _keep = &buffers;
@@ -66,7 +65,7 @@ fn arithmetic(
     name: String,
     (flops, ceiling): (f64, Ceiling),
     buffers: Vec<Buffer>,
-    ops: Vec<Box<dyn Fn(&Stream)>>,
+    ops: Vec<Call>,
 ) -> Case {
     let stream = Arc::clone(stream);
     let run = Box::new(move || {
@@ -76,7 +75,7 @@ fn arithmetic(
     Case { name, unit: "GFLOP/s", work: flops, ceiling, run }
 }
 
-fn call<O: Op + 'static>(op: O) -> Box<dyn Fn(&Stream)> {
+fn call<O: Op + 'static>(op: O) -> Call {
     Box::new(move |stream| stream.submit(&op).expect("a valid case"))
 }
 
@@ -86,7 +85,7 @@ fn reads_writes(reads: &[&Buffer], writes: &[&Buffer]) -> Traffic {
 }
 
 /// Every case at an instruction set.
-pub fn all(simd: SimdLevel) -> Cases {
+pub(crate) fn all(simd: SimdLevel) -> Cases {
     let mut cases = Vec::new();
     optimizers(&mut cases);
     streams(&mut cases);
@@ -149,6 +148,7 @@ fn optimizers(cases: &mut Cases) {
             gradient_scale: 1.0,
             learning_rate: 1e-2,
             momentum: 0.9,
+            dampening: 0.0,
             nesterov: false,
             weight_decay: 0.0,
             first_step: false,
@@ -195,8 +195,7 @@ fn streams(cases: &mut Cases) {
         });
     }
     add(cases, "add bf16 64M".into(), move |stream, name| {
-        let (a, b, y) =
-            (Buffer::filled(BF16, &[n], 1.0), Buffer::filled(BF16, &[n], 1.0), Buffer::zeros(BF16, &[n]));
+        let (a, b, y) = (Buffer::filled(BF16, &[n], 1.0), Buffer::filled(BF16, &[n], 1.0), Buffer::zeros(BF16, &[n]));
         let op = Add { a: a.view(), b: b.view(), y: y.view() };
         memory(stream, name, reads_writes(&[&a, &b], &[&y]), vec![a, b, y], vec![call(op)])
     });
@@ -251,7 +250,7 @@ impl NormTensors {
         }
     }
 
-    fn forward(&self, layer: bool) -> Box<dyn Fn(&Stream)> {
+    fn forward(&self, layer: bool) -> Call {
         let (x, weight, y, rstd) = (self.x.view(), Some(self.weight.view()), self.y.view(), Some(self.rstd.view()));
         if layer {
             let (bias, mean) = (Some(self.bias.view()), Some(self.mean.view()));
@@ -261,7 +260,7 @@ impl NormTensors {
         }
     }
 
-    fn backward(&self, layer: bool) -> Box<dyn Fn(&Stream)> {
+    fn backward(&self, layer: bool) -> Call {
         let (dy, x, weight, rstd) = (self.dy.view(), self.x.view(), Some(self.weight.view()), self.rstd.view());
         let (dx, dweight) = (self.dx.view(), Some(self.dweight.view()));
         if layer {
@@ -273,9 +272,7 @@ impl NormTensors {
     }
 
     fn into_buffers(self) -> Vec<Buffer> {
-        vec![
-            self.x, self.y, self.dy, self.dx, self.weight, self.bias, self.mean, self.rstd, self.dweight, self.dbias,
-        ]
+        vec![self.x, self.y, self.dy, self.dx, self.weight, self.bias, self.mean, self.rstd, self.dweight, self.dbias]
     }
 }
 
@@ -306,13 +303,8 @@ fn activations(cases: &mut Cases) {
     add(cases, "SwiGLU backward bf16 4096x3072".into(), move |stream, name| {
         let (gate, up, dy) = inputs();
         let (dgate, dup) = (Buffer::zeros(BF16, &shape), Buffer::zeros(BF16, &shape));
-        let op = SwigluBackward {
-            gate: gate.view(),
-            up: up.view(),
-            dy: dy.view(),
-            dgate: dgate.view(),
-            dup: dup.view(),
-        };
+        let op =
+            SwigluBackward { gate: gate.view(), up: up.view(), dy: dy.view(), dgate: dgate.view(), dup: dup.view() };
         let traffic = reads_writes(&[&gate, &up, &dy], &[&dgate, &dup]);
         memory(stream, name, traffic, vec![gate, up, dy, dgate, dup], vec![call(op)])
     });
@@ -374,8 +366,10 @@ fn gemms(cases: &mut Cases, simd: SimdLevel) {
             let letter = |t| if t { 't' } else { 'n' };
             let name = format!("gemm {dtype} {}{} {m}x{k}x{n}", letter(transpose_a), letter(transpose_b));
             add(cases, name, move |stream, name| {
-                let a = Buffer::filled(dtype, if transpose_a { &[k, m] } else { &[m, k] }, 1.0);
-                let b = Buffer::filled(dtype, if transpose_b { &[n, k] } else { &[k, n] }, 1.0);
+                let (a_shape, b_shape) =
+                    (if transpose_a { [k, m] } else { [m, k] }, if transpose_b { [n, k] } else { [k, n] });
+                let a = Buffer::filled(dtype, &a_shape, 1.0);
+                let b = Buffer::filled(dtype, &b_shape, 1.0);
                 let c = Buffer::zeros(dtype, &[m, n]);
                 let op = Gemm {
                     transpose_a,

@@ -6,7 +6,7 @@ use std::thread;
 
 /// What bounds a case.
 #[derive(Clone, Debug, PartialEq)]
-pub enum Ceiling {
+pub(crate) enum Ceiling {
     /// The bandwidth of a plain loop that reads and writes streams of these many bytes in one pass.
     Traffic(Traffic),
     /// f32 fused multiply-adds in registers, in operations per second (two per element).
@@ -17,24 +17,24 @@ pub enum Ceiling {
 
 /// Streams of memory, in bytes.
 #[derive(Clone, Debug, Default, PartialEq)]
-pub struct Traffic {
+pub(crate) struct Traffic {
     /// Read and written back.
-    pub update: Vec<usize>,
+    pub(crate) update: Vec<usize>,
     /// Read.
-    pub read: Vec<usize>,
+    pub(crate) read: Vec<usize>,
     /// Written.
-    pub write: Vec<usize>,
+    pub(crate) write: Vec<usize>,
 }
 
 impl Traffic {
     /// Bytes that cross the memory bus as a program sees it.
-    pub fn bytes(&self) -> usize {
+    pub(crate) fn bytes(&self) -> usize {
         2 * self.update.iter().sum::<usize>() + self.read.iter().sum::<usize>() + self.write.iter().sum::<usize>()
     }
 }
 
 /// A ceiling ready to run: one call of `run` does `work()` operations or bytes.
-pub struct Probe {
+pub(crate) struct Probe {
     ceiling: Ceiling,
     threads: usize,
     buffers: Vec<Vec<u64>>,
@@ -44,7 +44,7 @@ const FMA_ROUNDS: usize = 400_000;
 
 impl Probe {
     /// Prepares a ceiling for a number of threads.
-    pub fn new(ceiling: Ceiling, threads: usize) -> Probe {
+    pub(crate) fn new(ceiling: Ceiling, threads: usize) -> Probe {
         let buffers = match &ceiling {
             Ceiling::Traffic(t) => {
                 t.update.iter().chain(&t.read).chain(&t.write).map(|b| vec![1u64; b.div_ceil(8)]).collect()
@@ -55,7 +55,7 @@ impl Probe {
     }
 
     /// Operations or bytes of one run.
-    pub fn work(&self) -> f64 {
+    pub(crate) fn work(&self) -> f64 {
         match &self.ceiling {
             Ceiling::Traffic(t) => t.bytes() as f64,
             Ceiling::Fma(level) => self.threads as f64 * fma_flops(*level),
@@ -65,7 +65,7 @@ impl Probe {
     }
 
     /// Runs once on all threads.
-    pub fn run(&mut self) {
+    pub(crate) fn run(&mut self) {
         match self.ceiling.clone() {
             Ceiling::Traffic(traffic) => self.traffic(&traffic),
             Ceiling::Fma(level) => self.on_threads(|| fma(level)),

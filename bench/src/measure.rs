@@ -4,31 +4,31 @@ use crate::ceiling::{Ceiling, Probe};
 use std::time::{Duration, Instant};
 
 /// One thing to time.
-pub struct Case {
+pub(crate) struct Case {
     /// Row name: operation, dtype, shape.
-    pub name: String,
+    pub(crate) name: String,
     /// Unit of the figure: "GB/s", "GFLOP/s".
-    pub unit: &'static str,
+    pub(crate) unit: &'static str,
     /// Units times 1e9 of one run: bytes or operations.
-    pub work: f64,
+    pub(crate) work: f64,
     /// What bounds it.
-    pub ceiling: Ceiling,
+    pub(crate) ceiling: Ceiling,
     /// Runs it once.
-    pub run: Box<dyn FnMut()>,
+    pub(crate) run: Box<dyn FnMut()>,
 }
 
 /// One row of the table.
-pub struct Row {
+pub(crate) struct Row {
     /// Case name with the number of threads.
-    pub name: String,
+    pub(crate) name: String,
     /// Median figure.
-    pub value: f64,
+    pub(crate) value: f64,
     /// Its unit.
-    pub unit: &'static str,
+    pub(crate) unit: &'static str,
     /// Median ceiling, same unit.
-    pub ceiling: f64,
+    pub(crate) ceiling: f64,
     /// Median of the fractions of each pair.
-    pub fraction: f64,
+    pub(crate) fraction: f64,
 }
 
 /// Shortest time of one repetition; shorter cases run several times in it.
@@ -36,7 +36,7 @@ const REPETITION: Duration = Duration::from_millis(20);
 const PAIRS: usize = 9;
 
 /// Runs case and ceiling in turn and takes medians.
-pub fn measure(case: &mut Case, threads: usize) -> Row {
+pub(crate) fn measure(case: &mut Case, threads: usize) -> Row {
     let mut probe = Probe::new(case.ceiling.clone(), threads);
     let case_runs = calibrate(&mut case.run);
     let probe_runs = calibrate(&mut || probe.run());

@@ -7,7 +7,7 @@
  * side of the library: the program owns the model, the order of operations and the data; the library computes, keeps
  * the training state (weights, master weights, moments, gradient sums) and accounts for every byte.
  *
- * Top to bottom: options, model and parameters, memory plan, forward, backward, data, training, sampling, report. */
+ * Top to bottom: options, parameters, memory plan, forward, backward, data, training, sampling, main. */
 #define _POSIX_C_SOURCE 200809L
 #include <scaleRT.h>
 
@@ -21,8 +21,6 @@
 #include <string.h>
 #include <time.h>
 #include <unistd.h>
-
-enum { VOCABULARY = 256 };
 
 /* Every call into the library goes through CHECK. A framework would hand the status on; a program may exit. */
 #define CHECK(call) check((call), __FILE__, __LINE__)
@@ -47,7 +45,7 @@ static void usage_error(const char *format, ...) {
 }
 
 static void *allocate(size_t count, size_t size) {
-    void *memory = calloc(count ? count : 1, size);
+    void *memory = calloc(count, size);
     if (!memory) {
         fprintf(stderr, "train_gpt: out of memory\n");
         exit(1);
@@ -57,140 +55,92 @@ static void *allocate(size_t count, size_t size) {
 
 /* ---- options ---------------------------------------------------------------------------------------------------- */
 
-enum { GPT2, LLAMA };
+static struct {
+    int64_t dtype, arch, layers, width, heads, kv_heads, context, micro_batch, accumulation, steps, schedule, warmup,
+        optimizer, seed, threads, device_memory, force_overflow, eval_every, sample, quiet;
+    double lr, weight_decay, clip, dropout, loss_scale;
+    const char *device;
+} opt;
+
+/* Names of choices, and what they are to the library. */
+static const char *const dtypes[] = {"bf16", "f16", "f32", NULL}, *const archs[] = {"gpt2", "llama", NULL};
+static const char *const optimizers[] = {"adamw", "lion", "sgd", NULL};
+static const char *const schedules[] = {"constant", "cosine", "linear", "rsqrt", "wsd", NULL};
 static const scalert_dtype_t dtype_codes[] = {SCALERT_BF16, SCALERT_F16, SCALERT_F32};
 static const scalert_optimizer_t optimizer_codes[] = {SCALERT_OPTIMIZER_ADAMW, SCALERT_OPTIMIZER_LION,
                                                       SCALERT_OPTIMIZER_SGD};
+static const double default_rates[] = {0.002, 0.0003, 0.05}; /* of these optimizers */
 static const scalert_schedule_kind_t schedule_codes[] = {SCALERT_SCHEDULE_CONSTANT, SCALERT_SCHEDULE_COSINE,
                                                          SCALERT_SCHEDULE_LINEAR, SCALERT_SCHEDULE_INVERSE_SQUARE_ROOT,
                                                          SCALERT_SCHEDULE_WARMUP_STABLE_DECAY};
-static const double default_rates[] = {0.002, 0.0003, 0.05}; /* of the optimizers above */
 
-static struct {
-    int64_t dtype, arch, layers, width, heads, kv_heads, context, micro_batch, accumulation, steps, schedule, warmup,
-        optimizer, seed, threads, device_memory, force_overflow, eval_every, eval_windows, sample, quiet;
-    double lr, weight_decay, clip, dropout, loss_scale, temperature;
-    const char *device;
-} opt = {.layers = 4,
-         .width = 192,
-         .heads = 6,
-         .context = 128,
-         .micro_batch = 16,
-         .accumulation = 1,
-         .steps = 600,
-         .schedule = 1,
-         .warmup = -1,
-         .seed = 1,
-         .eval_every = 50,
-         .eval_windows = 64,
-         .sample = 256,
-         .weight_decay = 0.1,
-         .clip = 1.0,
-         .temperature = 0.8,
-         .device = "auto"};
-
-typedef enum { COUNT, REAL, BYTES, CHOICE, TEXT, FLAG } kind_t;
+typedef enum { COUNT, BYTES, REAL, CHOICE, TEXT, FLAG } kind_t;
 
 static const struct option {
-    const char *name;
+    const char *name, *initial;
     kind_t kind;
     void *value;
     double low, high;
-    const char *choices, *help;
+    const char *const *choices;
+    const char *help;
 } options[] = {
-    {"dtype", CHOICE, &opt.dtype, 0, 0, "bf16|f16|f32", "weights and activations; master weights are f32"},
-    {"arch", CHOICE, &opt.arch, 0, 0, "gpt2|llama", "layer norm, GELU, positions; or RMS norm, SwiGLU, rotary"},
-    {"layers", COUNT, &opt.layers, 1, 1000, NULL, "transformer blocks"},
-    {"width", COUNT, &opt.width, 16, 65536, NULL, "of the residual stream"},
-    {"heads", COUNT, &opt.heads, 1, 4096, NULL, "query heads; width / heads is a multiple of 8 from 16 to 256"},
-    {"kv-heads", COUNT, &opt.kv_heads, 0, 4096, NULL, "key and value heads; 0 = as many as heads"},
-    {"context", COUNT, &opt.context, 1, 1 << 20, NULL, "bytes that the model sees"},
-    {"micro-batch", COUNT, &opt.micro_batch, 1, 1 << 20, NULL, "sequences computed at a time"},
-    {"accumulation", COUNT, &opt.accumulation, 1, 1 << 20, NULL, "micro-batches per step"},
-    {"steps", COUNT, &opt.steps, 0, 1e9, NULL, "optimizer steps"},
-    {"optimizer", CHOICE, &opt.optimizer, 0, 0, "adamw|lion|sgd", NULL},
-    {"lr", REAL, &opt.lr, 0, 1e3, NULL, "peak learning rate; 0 = 0.002 for adamw, 0.0003 for lion, 0.05 for sgd"},
-    {"schedule", CHOICE, &opt.schedule, 0, 0, "constant|cosine|linear|rsqrt|wsd", "falls to a tenth of the peak"},
-    {"warmup", COUNT, &opt.warmup, -1, 1e9, NULL, "steps of linear warm-up; -1 = a twentieth of all"},
-    {"weight-decay", REAL, &opt.weight_decay, 0, 1e3, NULL, "of matrices; vectors have none"},
-    {"clip", REAL, &opt.clip, 0, 1e9, NULL, "largest global gradient norm; 0 = no clipping"},
-    {"dropout", REAL, &opt.dropout, 0, 0.99, NULL, "probability, after the embedding and each branch"},
-    {"loss-scale", REAL, &opt.loss_scale, 0, 1 << 24, NULL, "initial scale; 0 = 65536 with f16, none otherwise"},
-    {"force-overflow", COUNT, &opt.force_overflow, 0, 1e9, NULL, "makes the gradients of this step overflow; 0 = none"},
-    {"seed", COUNT, &opt.seed, 0, 9e15, NULL, "of weights, batches, dropout and the sample"},
-    {"eval-every", COUNT, &opt.eval_every, 1, 1e9, NULL, "steps between validations"},
-    {"eval-windows", COUNT, &opt.eval_windows, 1, 1e9, NULL, "most validation sequences, evenly spaced"},
-    {"sample", COUNT, &opt.sample, 0, 1e6, NULL, "bytes of text to generate at the end"},
-    {"temperature", REAL, &opt.temperature, 1e-3, 1e3, NULL, "of sampling"},
-    {"device", TEXT, &opt.device, 0, 0, "auto|cpu|cuda:N", "where to compute"},
-    {"device-memory", BYTES, &opt.device_memory, 0, 9e15, NULL, "budget, suffix K, M or G; 0 = no limit"},
-    {"threads", COUNT, &opt.threads, 0, 1024, NULL, "CPU threads; 0 = all"},
-    {"quiet", FLAG, &opt.quiet, 0, 0, NULL, "only the final line and skipped steps"},
+    {"dtype", "bf16", CHOICE, &opt.dtype, 0, 0, dtypes, "of weights and activations; master weights are f32"},
+    {"arch", "gpt2", CHOICE, &opt.arch, 0, 0, archs, "layer norm, GELU, positions; or RMS norm, SwiGLU, rotary"},
+    {"layers", "4", COUNT, &opt.layers, 1, 1000, NULL, "transformer blocks"},
+    {"width", "192", COUNT, &opt.width, 16, 65536, NULL, "of the residual stream"},
+    {"heads", "6", COUNT, &opt.heads, 1, 4096, NULL, "of queries; width / heads is a multiple of 8 from 16 to 256"},
+    {"kv-heads", "0", COUNT, &opt.kv_heads, 0, 4096, NULL, "of keys and values; 0 = as many as heads"},
+    {"context", "128", COUNT, &opt.context, 1, 1 << 20, NULL, "bytes that the model sees"},
+    {"micro-batch", "16", COUNT, &opt.micro_batch, 1, 1 << 20, NULL, "sequences computed at a time"},
+    {"accumulation", "1", COUNT, &opt.accumulation, 1, 1 << 20, NULL, "micro-batches per step"},
+    {"steps", "600", COUNT, &opt.steps, 0, 1e9, NULL, "of the optimizer"},
+    {"optimizer", "adamw", CHOICE, &opt.optimizer, 0, 0, optimizers, ""},
+    {"lr", "0", REAL, &opt.lr, 0, 1e3, NULL, "peak learning rate; 0 = 0.002 for adamw, 0.0003 for lion, 0.05 for sgd"},
+    {"schedule", "cosine", CHOICE, &opt.schedule, 0, 0, schedules, "from the peak to a tenth of it"},
+    {"warmup", "-1", COUNT, &opt.warmup, -1, 1e9, NULL, "steps of linear warm-up, at most all; -1 = a twentieth"},
+    {"weight-decay", "0.1", REAL, &opt.weight_decay, 0, 1e3, NULL, "of matrices; vectors have none"},
+    {"clip", "1", REAL, &opt.clip, 0, 1e9, NULL, "largest global gradient norm; 0 = no clipping"},
+    {"dropout", "0", REAL, &opt.dropout, 0, 0.99, NULL, "probability, after the embedding and each branch"},
+    {"loss-scale", "0", REAL, &opt.loss_scale, 0, 1 << 24, NULL, "initial scale; 0 = 65536 with f16, none otherwise"},
+    {"force-overflow", "0", COUNT, &opt.force_overflow, 0, 1e9, NULL, "makes this step's gradients overflow; 0 = none"},
+    {"seed", "1", COUNT, &opt.seed, 0, 9e15, NULL, "of weights, batches, dropout and the sample"},
+    {"eval-every", "50", COUNT, &opt.eval_every, 1, 1e9, NULL, "steps between validations"},
+    {"sample", "256", COUNT, &opt.sample, 0, 1e6, NULL, "bytes of text to generate at the end"},
+    {"device", "auto", TEXT, &opt.device, 0, 0, NULL, "auto, cpu or cuda:N"},
+    {"device-memory", "0", BYTES, &opt.device_memory, 0, 9e15, NULL, "budget, suffix K, M or G; 0 = no limit"},
+    {"threads", "0", COUNT, &opt.threads, 0, 1024, NULL, "of the CPU; 0 = all"},
+    {"quiet", NULL, FLAG, &opt.quiet, 0, 0, NULL, "only skipped steps and the final line"},
 };
 enum { OPTIONS = sizeof options / sizeof options[0] };
 
-/* The index of word in choices such as "a|b|c", or -1; or the word at an index. */
-static int64_t choice_index(const char *choices, const char *word) {
-    int64_t index = 0;
-    for (const char *at = choices;; index++) {
-        size_t length = strcspn(at, "|");
-        if (strlen(word) == length && strncmp(at, word, length) == 0)
-            return index;
-        if (!at[length])
-            return -1;
-        at += length + 1;
-    }
-}
-
-static const char *choice_name(const char *choices, int64_t index, int *length) {
-    for (; index > 0; index--)
-        choices += strcspn(choices, "|") + 1;
-    *length = (int)strcspn(choices, "|");
-    return choices;
-}
-
 static void print_help(void) {
     printf("train_gpt [options] FILE...\nTrains a GPT over the bytes of the files with libscaleRT.\n\n");
-    for (int i = 0; i < OPTIONS; i++) {
-        const struct option *o = &options[i];
-        char value[64] = "";
-        int length;
-        const char *name;
-        if (o->kind == COUNT || o->kind == BYTES)
-            snprintf(value, sizeof value, "%" PRId64, *(int64_t *)o->value);
-        else if (o->kind == REAL)
-            snprintf(value, sizeof value, "%g", *(double *)o->value);
-        else if (o->kind == TEXT)
-            snprintf(value, sizeof value, "%s", *(const char **)o->value);
-        else if (o->kind == CHOICE) {
-            name = choice_name(o->choices, *(int64_t *)o->value, &length);
-            snprintf(value, sizeof value, "%.*s", length, name);
-        }
-        printf("  --%-15s %-8s %s%s%s\n", o->name, value, o->choices ? o->choices : "",
-               o->choices && o->help ? ": " : "", o->help ? o->help : "");
+    for (const struct option *o = options; o < options + OPTIONS; o++) {
+        printf("  --%-15s %-7s ", o->name, o->initial ? o->initial : "");
+        for (int i = 0; o->choices && o->choices[i]; i++)
+            printf("%s%s", o->choices[i], o->choices[i + 1] ? "|" : *o->help ? ": " : "");
+        printf("%s\n", o->help);
     }
-    printf("  --%-15s %-8s %s\n", "help", "", "this text; the second column holds the defaults");
+    printf("  --%-15s %-7s this text; the second column holds the defaults\n", "help", "");
 }
 
 static void set_option(const struct option *o, const char *text) {
     char *end;
-    double number;
+    double number = strtod(text, &end);
     if (o->kind == TEXT) {
         *(const char **)o->value = text;
         return;
     }
     if (o->kind == CHOICE) {
-        int64_t index = choice_index(o->choices, text);
-        if (index < 0)
-            usage_error("--%s is '%s', must be one of %s", o->name, text, o->choices);
-        *(int64_t *)o->value = index;
-        return;
+        for (int i = 0; o->choices[i]; i++)
+            if (strcmp(o->choices[i], text) == 0) {
+                *(int64_t *)o->value = i;
+                return;
+            }
+        usage_error("--%s has no choice '%s'", o->name, text);
     }
-    number = strtod(text, &end);
-    if (o->kind == BYTES && end != text && *end && strchr("KMG", *end)) {
-        number *= *end == 'K' ? 1024.0 : *end == 'M' ? 1048576.0 : 1073741824.0;
-        end++;
-    }
+    if (o->kind == BYTES && end != text && *end && strchr("KMG", *end))
+        number *= *end == 'K' ? 1024.0 : *end == 'M' ? 1048576.0 : 1073741824.0, end++;
     if (end == text || *end || (o->kind != REAL && number != floor(number)))
         usage_error("--%s is '%s', must be a %snumber", o->name, text, o->kind == REAL ? "" : "whole ");
     if (!(number >= o->low && number <= o->high))
@@ -201,68 +151,73 @@ static void set_option(const struct option *o, const char *text) {
         *(int64_t *)o->value = (int64_t)number;
 }
 
+static const struct option *find_option(const char *word, size_t length) {
+    for (const struct option *o = options; o < options + OPTIONS; o++)
+        if (strncmp(word, "--", 2) == 0 && length == strlen(o->name) + 2 && !strncmp(word + 2, o->name, length - 2))
+            return o;
+    usage_error("unknown option %s", word);
+    return NULL;
+}
+
 /* Moves the data files to the front of argv and returns their number. */
 static int parse_options(int argc, char **argv) {
-    int files = 0, only_files = 0;
+    int files = 0;
+    for (const struct option *o = options; o < options + OPTIONS; o++)
+        if (o->initial)
+            set_option(o, o->initial);
     for (int i = 1; i < argc; i++) {
-        const char *word = argv[i], *equals;
-        const struct option *found = NULL;
-        size_t length;
-        if (only_files || word[0] != '-' || !word[1]) {
+        const char *word = argv[i], *equals = strchr(word, '=');
+        const struct option *found;
+        if (word[0] != '-') {
             argv[files++] = argv[i];
-            continue;
-        }
-        if (strcmp(word, "--") == 0) {
-            only_files = 1;
             continue;
         }
         if (strcmp(word, "--help") == 0) {
             print_help();
             exit(0);
         }
-        equals = strchr(word, '=');
-        length = equals ? (size_t)(equals - word) : strlen(word);
-        for (int k = 0; k < OPTIONS; k++)
-            if (length == strlen(options[k].name) + 2 && strncmp(word, "--", 2) == 0 &&
-                strncmp(word + 2, options[k].name, length - 2) == 0)
-                found = &options[k];
-        if (!found)
-            usage_error("unknown option %s", word);
-        if (found->kind == FLAG) {
+        found = find_option(word, equals ? (size_t)(equals - word) : strlen(word));
+        if (found->kind == FLAG)
             *(int64_t *)found->value = 1;
-            continue;
-        }
-        if (!equals && i + 1 == argc)
+        else if (equals || i + 1 < argc)
+            set_option(found, equals ? equals + 1 : argv[++i]);
+        else
             usage_error("%s needs a value", word);
-        set_option(found, equals ? equals + 1 : argv[++i]);
     }
+    opt.kv_heads = opt.kv_heads ? opt.kv_heads : opt.heads;
+    opt.lr = opt.lr > 0 ? opt.lr : default_rates[opt.optimizer];
+    opt.warmup = opt.warmup < 0 ? opt.steps / 20 : opt.warmup < opt.steps ? opt.warmup : opt.steps;
     if (!files)
         usage_error("no data file");
-    if (!opt.kv_heads)
-        opt.kv_heads = opt.heads;
     if (opt.width % opt.heads)
         usage_error("--width %" PRId64 " is not a multiple of --heads %" PRId64, opt.width, opt.heads);
     if (opt.width / opt.heads % 8 || opt.width / opt.heads < 16 || opt.width / opt.heads > 256)
         usage_error("--width / --heads is %" PRId64 ", must be a multiple of 8 from 16 to 256", opt.width / opt.heads);
     if (opt.heads % opt.kv_heads)
         usage_error("--heads %" PRId64 " is not a multiple of --kv-heads %" PRId64, opt.heads, opt.kv_heads);
-    if (opt.lr == 0)
-        opt.lr = default_rates[opt.optimizer];
-    if (opt.warmup < 0)
-        opt.warmup = opt.steps / 20;
     return files;
 }
 
 /* ---- model and parameters --------------------------------------------------------------------------------------- */
 
-/* A weight and its bias, as numbers of parameters; bias is SCALERT_NONE in a llama. Norms and linear maps are both. */
+enum { VOCABULARY = 256 };
+
+typedef struct parameter {
+    int64_t rows, columns; /* columns = 0: a vector */
+    uint64_t elements;
+    float deviation;         /* of its initial values; 0 = zeros, ONES = ones */
+    scalert_tensor_t weight; /* valid while acquired */
+} parameter_t;
+#define ONES -1.0f
+
+/* The weight and the bias of a norm or of a linear map, as numbers of parameters. A llama has no biases. */
 typedef struct affine {
-    uint32_t weight, bias;
+    uint32_t weight, bias; /* bias may be SCALERT_NONE */
 } affine_t;
 
 /* A norm with what its backward pass needs: input, output and statistics. */
 typedef struct norm {
-    affine_t parameters;
+    affine_t affine;
     void *input, *output, *mean, *rstd;
 } norm_t;
 
@@ -270,7 +225,7 @@ typedef struct block {
     uint32_t first, count; /* its parameters lie next to each other */
     norm_t norm1, norm2;
     affine_t qkv, projection, up, down;
-    /* activations kept for backward; up is the GELU's input, or gate and up packed side by side */
+    /* Kept for backward. up_out is the GELU's input, or gate and up side by side. */
     void *qkv_out, *log_sum_exp, *attended, *up_out, *activated;
 } block_t;
 
@@ -282,13 +237,13 @@ typedef struct model {
     scalert_arena_t *arena;    /* activations and gradients, on the device */
     scalert_arena_t *exchange; /* what both the host and the device touch: tokens, losses, logits */
     scalert_dtype_t dtype;
-    int64_t head_width, qkv_width, hidden; /* hidden: width inside the MLP */
-    int64_t up_width;                      /* hidden, or twice that for gate and up */
+    int64_t head_width, qkv_width;
+    int64_t hidden, up_width; /* inside the MLP; up_width is that, or twice that for gate and up */
 
-    uint32_t parameters;
-    float *deviations;         /* per parameter: of its initial values; 0 = zeros, ONES = ones */
-    scalert_tensor_t *weights; /* per parameter: valid while acquired */
-    uint32_t groups[2];        /* of matrices (decayed) and of vectors */
+    parameter_t *parameters;
+    uint32_t count;
+    uint64_t gradient_room;     /* for the largest gradient of a weight with that of its bias */
+    uint32_t matrices, vectors; /* groups: with and without weight decay */
     uint32_t token_table, position_table, head;
     block_t *blocks;
     norm_t final_norm;
@@ -298,58 +253,70 @@ typedef struct model {
     void *branch, *gradient, *dnormed, *dwide; /* scratch; gradient is that of the residual stream */
     int32_t *tokens, *targets;
     float *losses, *logits;
-    void *staging;     /* room for one parameter on the host's side */
-    int64_t *loss_sum; /* exact sum of losses */
+    int64_t *loss_sum; /* an exact sum */
+    void *staging;     /* room for one weight on the host's side */
 } model_t;
 
-#define ONES -1.0f
-
 static int llama(void) {
-    return opt.arch == LLAMA;
+    return opt.arch == 1;
 }
 
-static size_t dtype_bytes(scalert_dtype_t dtype) {
-    return dtype == SCALERT_BF16 || dtype == SCALERT_F16 ? 2 : dtype == SCALERT_I64 ? 8 : 4;
+/* An arena deals in lines of 64 bytes. */
+static uint64_t round64(uint64_t bytes) {
+    return (bytes + 63) / 64 * 64;
+}
+
+/* Gradients are f32. */
+static uint64_t gradient_bytes(const model_t *m, uint32_t parameter) {
+    return parameter == SCALERT_NONE ? 0 : round64(4 * m->parameters[parameter].elements);
+}
+
+static void make_gradient_room(model_t *m, affine_t affine) {
+    const uint64_t bytes = gradient_bytes(m, affine.weight) + gradient_bytes(m, affine.bias);
+    m->gradient_room = bytes > m->gradient_room ? bytes : m->gradient_room;
 }
 
 static uint32_t add_parameter(model_t *m, const char *name, int64_t rows, int64_t columns, float deviation) {
     const int64_t shape[2] = {rows, columns};
-    uint32_t parameter;
-    CHECK(scalert_state_add_parameter(m->state, m->groups[columns ? 0 : 1], name, columns ? 2 : 1, shape, &parameter));
-    m->deviations[parameter] = deviation;
-    m->parameters = parameter + 1;
-    return parameter;
+    const uint32_t group = columns ? m->matrices : m->vectors;
+    parameter_t *p = &m->parameters[m->count];
+    uint32_t number;
+    CHECK(scalert_state_add_parameter(m->state, group, name, columns ? 2 : 1, shape, &number));
+    p->rows = rows;
+    p->columns = columns;
+    p->elements = (uint64_t)(rows * (columns ? columns : 1));
+    p->deviation = deviation;
+    m->count = number + 1;
+    make_gradient_room(m, (affine_t){number, SCALERT_NONE});
+    return number;
 }
 
 static affine_t add_affine(model_t *m, int64_t layer, const char *part, int64_t rows, int64_t columns,
                            float deviation) {
     affine_t affine = {0, SCALERT_NONE};
-    char prefix[64], name[96];
-    if (layer < 0)
-        snprintf(prefix, sizeof prefix, "%s", part);
-    else
-        snprintf(prefix, sizeof prefix, "block%" PRId64 ".%s", layer, part);
-    snprintf(name, sizeof name, "%s.weight", prefix);
+    char prefix[32] = "", name[64];
+    if (layer >= 0)
+        snprintf(prefix, sizeof prefix, "block%" PRId64 ".", layer);
+    snprintf(name, sizeof name, "%s%s.weight", prefix, part);
     affine.weight = add_parameter(m, name, rows, columns, deviation);
-    snprintf(name, sizeof name, "%s.bias", prefix);
+    snprintf(name, sizeof name, "%s%s.bias", prefix, part);
     if (!llama())
         affine.bias = add_parameter(m, name, rows, 0, 0.0f);
+    make_gradient_room(m, affine);
     return affine;
 }
 
-/* Describes the model to the state. Matrices are [out, in], so that y = x weight^T. */
+/* Describes the model to the state. Matrices are [out, in]: y = x weight^T + bias. */
 static void add_parameters(model_t *m) {
-    /* Radford et al. 2019: the residual branches' last layers start smaller, by the number of branches. */
+    /* Radford et al. 2019: the last layers of the residual branches start smaller, by the number of branches. */
     const float deviation = 0.02f, residual = 0.02f / sqrtf(2.0f * (float)opt.layers);
     scalert_group_desc_t group = SCALERT_GROUP_DESC_INIT;
-    size_t most = 4 + 12 * (size_t)opt.layers + 2;
 
     m->head_width = opt.width / opt.heads;
     m->qkv_width = (opt.heads + 2 * opt.kv_heads) * m->head_width;
     m->hidden = llama() ? (opt.width * 8 / 3 + 31) / 32 * 32 : 4 * opt.width;
     m->up_width = llama() ? 2 * m->hidden : m->hidden;
-    m->deviations = allocate(most, sizeof *m->deviations);
-    m->weights = allocate(most, sizeof *m->weights);
+    m->parameters = allocate(5 + 12 * (size_t)opt.layers, sizeof *m->parameters);
     m->blocks = allocate((size_t)opt.layers, sizeof *m->blocks);
 
     group.optimizer = optimizer_codes[opt.optimizer];
@@ -357,9 +324,9 @@ static void add_parameters(model_t *m) {
     group.momentum = group.optimizer == SCALERT_OPTIMIZER_SGD ? 0.9f : 0.0f;
     group.beta2 = group.optimizer == SCALERT_OPTIMIZER_ADAMW ? 0.95f : 0.0f;
     group.weight_decay = (float)opt.weight_decay;
-    CHECK(scalert_state_add_group(m->state, &group, &m->groups[0]));
+    CHECK(scalert_state_add_group(m->state, &group, &m->matrices));
     group.weight_decay = 0.0f;
-    CHECK(scalert_state_add_group(m->state, &group, &m->groups[1]));
+    CHECK(scalert_state_add_group(m->state, &group, &m->vectors));
 
     m->token_table = add_parameter(m, "token_table", VOCABULARY, opt.width, deviation);
     m->position_table = SCALERT_NONE;
@@ -367,38 +334,24 @@ static void add_parameters(model_t *m) {
         m->position_table = add_parameter(m, "position_table", opt.context, opt.width, deviation);
     for (int64_t l = 0; l < opt.layers; l++) {
         block_t *b = &m->blocks[l];
-        b->first = m->parameters;
-        b->norm1.parameters = add_affine(m, l, "norm1", opt.width, 0, ONES);
+        b->first = m->count;
+        b->norm1.affine = add_affine(m, l, "norm1", opt.width, 0, ONES);
         b->qkv = add_affine(m, l, "qkv", m->qkv_width, opt.width, deviation);
         b->projection = add_affine(m, l, "projection", opt.width, opt.width, residual);
-        b->norm2.parameters = add_affine(m, l, "norm2", opt.width, 0, ONES);
+        b->norm2.affine = add_affine(m, l, "norm2", opt.width, 0, ONES);
         b->up = add_affine(m, l, llama() ? "gate_up" : "up", m->up_width, opt.width, deviation);
         b->down = add_affine(m, l, "down", opt.width, m->hidden, residual);
-        b->count = m->parameters - b->first;
+        b->count = m->count - b->first;
     }
-    m->final_norm.parameters = add_affine(m, -1, "final_norm", opt.width, 0, ONES);
+    m->final_norm.affine = add_affine(m, -1, "final_norm", opt.width, 0, ONES);
     /* GPT-2 reads its logits off the token table; a llama has a matrix of its own for them. */
     m->head = llama() ? add_parameter(m, "head", VOCABULARY, opt.width, deviation) : m->token_table;
 }
 
-static scalert_parameter_info_t parameter_info(const model_t *m, uint32_t parameter) {
-    scalert_parameter_info_t info = SCALERT_PARAMETER_INFO_INIT;
-    CHECK(scalert_state_parameter_info(m->state, parameter, &info));
-    return info;
-}
-
-static uint64_t parameter_elements(const model_t *m, uint32_t parameter) {
-    scalert_parameter_info_t info = parameter_info(m, parameter);
-    uint64_t elements = 1;
-    for (int32_t i = 0; i < info.ndim; i++)
-        elements *= (uint64_t)info.shape[i];
-    return elements;
-}
-
-/* The weights of count parameters are on the device, current, from acquire to release; m->weights views them. */
+/* The weights of count parameters are current and on the device from acquire to release. */
 static void acquire(model_t *m, uint32_t first, uint32_t count) {
     for (uint32_t p = first; p < first + count; p++)
-        CHECK(scalert_state_acquire(m->state, p, m->stream, &m->weights[p]));
+        CHECK(scalert_state_acquire(m->state, p, m->stream, &m->parameters[p].weight));
 }
 
 static void release(model_t *m, uint32_t first, uint32_t count) {
@@ -407,155 +360,108 @@ static void release(model_t *m, uint32_t first, uint32_t count) {
 }
 
 static const scalert_tensor_t *weight(const model_t *m, uint32_t parameter) {
-    return parameter == SCALERT_NONE ? NULL : &m->weights[parameter];
+    return parameter == SCALERT_NONE ? NULL : &m->parameters[parameter].weight;
 }
 
 /* ---- memory plan ------------------------------------------------------------------------------------------------ */
 
-static uint64_t round64(uint64_t bytes) {
-    return (bytes + 63) / 64 * 64;
-}
+enum { RESIDUAL, NORMALISED, ATTENTION, MLP, BACKWARD, GRADIENTS, EXCHANGE, PURPOSES };
 
-/* Walks over all buffers twice with the same code: without an arena it adds up bytes, with one it takes them. */
+/* Bytes of each purpose. The same walk over all buffers first adds them up, then, with arenas, takes them. */
 typedef struct plan {
-    scalert_arena_t *arena;
-    uint64_t total;
+    uint64_t bytes[PURPOSES];
 } plan_t;
 
-static void take(plan_t *plan, void *where, uint64_t elements, scalert_dtype_t dtype) {
-    uint64_t bytes = round64(elements * dtype_bytes(dtype)); /* an arena hands out whole 64-byte lines */
+static uint64_t dtype_bytes(scalert_dtype_t dtype) {
+    return dtype == SCALERT_BF16 || dtype == SCALERT_F16 ? 2 : dtype == SCALERT_I64 ? 8 : 4;
+}
+
+static void take(model_t *m, plan_t *plan, int purpose, void *where, int64_t elements, scalert_dtype_t dtype) {
+    const uint64_t bytes = round64((uint64_t)elements * dtype_bytes(dtype));
+    scalert_arena_t *arena = purpose == EXCHANGE ? m->exchange : m->arena;
     void *memory = NULL;
-    plan->total += bytes;
-    if (plan->arena) {
-        CHECK(scalert_arena_alloc(plan->arena, bytes, &memory));
+    plan->bytes[purpose] += bytes;
+    if (arena) {
+        CHECK(scalert_arena_alloc(arena, bytes, &memory));
         memcpy(where, &memory, sizeof memory); /* into a pointer of any type */
     }
 }
 
-/* Writes the bytes that each purpose takes to bytes[], and returns their sum. */
-enum { RESIDUAL, NORMALISED, ATTENTION, MLP, BACKWARD, GRADIENTS, PURPOSES };
-static const char *const purposes[PURPOSES] = {"residual stream",  "normalised",         "attention", "MLP",
-                                               "backward scratch", "parameter gradients"};
-
-static void plan_norm(model_t *m, plan_t *plan, norm_t *norm, uint64_t rows) {
-    take(plan, &norm->output, rows * (uint64_t)opt.width, m->dtype);
-    if (!llama())
-        take(plan, &norm->mean, rows, SCALERT_F32);
-    take(plan, &norm->rstd, rows, SCALERT_F32);
+static void take_norm(model_t *m, plan_t *plan, norm_t *norm, int64_t rows) {
+    take(m, plan, RESIDUAL, &norm->input, rows * opt.width, m->dtype);
+    take(m, plan, NORMALISED, &norm->output, rows * opt.width, m->dtype);
+    take(m, plan, NORMALISED, &norm->mean, rows, SCALERT_F32);
+    take(m, plan, NORMALISED, &norm->rstd, rows, SCALERT_F32);
 }
 
-/* Gradients are made one linear map or norm at a time in f32 and handed over at once, so that the largest weight with
- * its bias is all that is needed at a time; that of a tied table lives through the whole backward pass. */
-static uint64_t gradient_area(const model_t *m) {
-    uint64_t largest = 0, tied = m->head == m->token_table ? round64(4 * parameter_elements(m, m->head)) : 0;
-    for (uint32_t p = 0; p < m->parameters; p++) {
-        uint64_t bytes = round64(4 * parameter_elements(m, p));
-        if (p + 1 < m->parameters && parameter_info(m, p + 1).ndim == 1)
-            bytes += round64(4 * parameter_elements(m, p + 1));
-        largest = bytes > largest ? bytes : largest;
-    }
-    return tied + largest;
-}
-
-static uint64_t plan_activations(model_t *m, scalert_arena_t *arena, uint64_t bytes[PURPOSES]) {
-    const uint64_t rows = (uint64_t)(opt.micro_batch * opt.context), width = (uint64_t)opt.width;
-    const int64_t wide = m->hidden > m->qkv_width ? m->hidden : m->qkv_width;
-    plan_t plan = {arena, 0};
-    uint64_t total = 0;
-    for (int purpose = 0; purpose < PURPOSES; purpose++) {
-        plan.total = 0;
-        for (int64_t l = 0; l < opt.layers; l++) {
-            block_t *b = &m->blocks[l];
-            if (purpose == RESIDUAL) {
-                take(&plan, &b->norm1.input, rows * width, m->dtype);
-                take(&plan, &b->norm2.input, rows * width, m->dtype);
-            } else if (purpose == NORMALISED) {
-                plan_norm(m, &plan, &b->norm1, rows);
-                plan_norm(m, &plan, &b->norm2, rows);
-            } else if (purpose == ATTENTION) {
-                take(&plan, &b->qkv_out, rows * (uint64_t)m->qkv_width, m->dtype);
-                take(&plan, &b->attended, rows * width, m->dtype);
-                take(&plan, &b->log_sum_exp, rows * (uint64_t)opt.heads, SCALERT_F32);
-            } else if (purpose == MLP) {
-                take(&plan, &b->up_out, rows * (uint64_t)m->up_width, m->dtype);
-                take(&plan, &b->activated, rows * (uint64_t)m->hidden, m->dtype);
-            }
-        }
-        if (purpose == RESIDUAL) {
-            take(&plan, &m->final_norm.input, rows * width, m->dtype);
-            take(&plan, &m->branch, rows * width, m->dtype);
-        } else if (purpose == NORMALISED)
-            plan_norm(m, &plan, &m->final_norm, rows);
-        else if (purpose == BACKWARD) {
-            take(&plan, &m->gradient, rows * width, m->dtype);
-            take(&plan, &m->dnormed, rows * width, m->dtype);
-            take(&plan, &m->dwide, rows * (uint64_t)wide, m->dtype);
-        } else if (purpose == GRADIENTS)
-            plan.total = gradient_area(m); /* stays free: taken and given back while training */
-        bytes[purpose] = plan.total;
-        total += plan.total;
-    }
-    return total;
-}
-
-static uint64_t plan_exchange(model_t *m, scalert_arena_t *arena) {
-    const uint64_t rows = (uint64_t)(opt.micro_batch * opt.context);
+static plan_t take_everything(model_t *m) {
+    const int64_t rows = opt.micro_batch * opt.context;
     uint64_t largest = 0;
-    plan_t plan = {arena, 0};
-    for (uint32_t p = 0; p < m->parameters; p++)
-        largest = parameter_elements(m, p) > largest ? parameter_elements(m, p) : largest;
-    take(&plan, &m->tokens, rows, SCALERT_I32);
-    take(&plan, &m->targets, rows, SCALERT_I32);
-    take(&plan, &m->losses, rows, SCALERT_F32);
-    take(&plan, &m->logits, VOCABULARY, SCALERT_F32);
-    take(&plan, &m->loss_sum, SCALERT_EXACT_SUM_LIMBS, SCALERT_I64);
-    take(&plan, &m->staging, largest, m->dtype);
-    return plan.total;
-}
-
-static const char *human_bytes(uint64_t bytes, char text[32]) {
-    const char *const units[] = {"B", "KiB", "MiB", "GiB", "TiB"};
-    double value = (double)bytes;
-    int unit = 0;
-    while (value >= 1024.0 && unit < 4) {
-        value /= 1024.0;
-        unit++;
+    plan_t plan = {{0}};
+    for (int64_t l = 0; l < opt.layers; l++) {
+        block_t *b = &m->blocks[l];
+        take_norm(m, &plan, &b->norm1, rows);
+        take_norm(m, &plan, &b->norm2, rows);
+        take(m, &plan, ATTENTION, &b->qkv_out, rows * m->qkv_width, m->dtype);
+        take(m, &plan, ATTENTION, &b->attended, rows * opt.width, m->dtype);
+        take(m, &plan, ATTENTION, &b->log_sum_exp, rows * opt.heads, SCALERT_F32);
+        take(m, &plan, MLP, &b->up_out, rows * m->up_width, m->dtype);
+        take(m, &plan, MLP, &b->activated, rows * m->hidden, m->dtype);
     }
-    snprintf(text, 32, unit ? "%.2f %s" : "%.0f %s", value, units[unit]);
-    return text;
+    take_norm(m, &plan, &m->final_norm, rows);
+    take(m, &plan, RESIDUAL, &m->branch, rows * opt.width, m->dtype);
+    take(m, &plan, BACKWARD, &m->gradient, rows * opt.width, m->dtype);
+    take(m, &plan, BACKWARD, &m->dnormed, rows * opt.width, m->dtype);
+    take(m, &plan, BACKWARD, &m->dwide, rows * (m->hidden > m->qkv_width ? m->hidden : m->qkv_width), m->dtype);
+    /* Gradients of parameters are made one weight and bias at a time and handed over at once; only that of a tied table
+     * lives through the whole backward pass. Training takes this room and gives it back. */
+    plan.bytes[GRADIENTS] = m->gradient_room + (m->head == m->token_table ? gradient_bytes(m, m->head) : 0);
+    for (uint32_t p = 0; p < m->count; p++)
+        largest = m->parameters[p].elements > largest ? m->parameters[p].elements : largest;
+    take(m, &plan, EXCHANGE, &m->tokens, rows, SCALERT_I32);
+    take(m, &plan, EXCHANGE, &m->targets, rows, SCALERT_I32);
+    take(m, &plan, EXCHANGE, &m->losses, rows, SCALERT_F32);
+    take(m, &plan, EXCHANGE, &m->logits, VOCABULARY, SCALERT_F32);
+    take(m, &plan, EXCHANGE, &m->loss_sum, SCALERT_EXACT_SUM_LIMBS, SCALERT_I64);
+    take(m, &plan, EXCHANGE, &m->staging, (int64_t)largest, m->dtype);
+    return plan;
 }
 
 static void print_bytes(const char *purpose, uint64_t bytes) {
-    char text[32];
-    printf("  %-20s %14" PRIu64 "  (%s)\n", purpose, bytes, human_bytes(bytes, text));
+    printf("  %-22s %14" PRIu64 "  %9.2f MiB\n", purpose, bytes, (double)bytes / 1048576.0);
 }
 
-/* Everything that training takes is known before any of it is allocated: the state says what it will hold, the
+/* What training takes is known to the byte before any of it is allocated: the state says what it will hold, the
  * activations are arithmetic. Only the operations' workspace comes on top, as they need it. */
 static void plan_and_allocate(model_t *m, scalert_tier_t exchange_tier) {
-    uint64_t bytes[PURPOSES], activations = plan_activations(m, NULL, bytes), exchange = plan_exchange(m, NULL);
+    static const char *const purposes[PURPOSES] = {
+        "residual stream",  "normalised",          "attention",          "MLP",
+        "backward scratch", "parameter gradients", "exchanged with host"};
     scalert_memory_report_t state = {.struct_size = sizeof state};
+    const scalert_tier_report_t *held = &state.tier[SCALERT_TIER_DEVICE];
+    const plan_t plan = take_everything(m);
+    uint64_t activations = 0;
     CHECK(scalert_state_memory(m->state, &state));
+    for (int i = 0; i < EXCHANGE; i++)
+        activations += plan.bytes[i];
     if (!opt.quiet) {
-        const scalert_tier_report_t *device = &state.tier[SCALERT_TIER_DEVICE];
-        printf("plan, bytes on the device:\n");
-        print_bytes("weights", device->weights);
-        print_bytes("master weights", device->master);
-        print_bytes("moments", device->moments);
-        print_bytes("gradient sums", device->gradients);
+        printf("plan, bytes:\n");
+        print_bytes("weights", held->weights);
+        print_bytes("master weights", held->master);
+        print_bytes("moments", held->moments);
+        print_bytes("gradient sums", held->gradients);
         for (int i = 0; i < PURPOSES; i++)
-            print_bytes(purposes[i], bytes[i]);
-        print_bytes("in all", device->used + activations);
+            print_bytes(purposes[i], plan.bytes[i]);
+        print_bytes("on the device, in all", held->used + activations);
         if (opt.device_memory)
             print_bytes("budget", (uint64_t)opt.device_memory);
-        print_bytes("exchanged with host", exchange);
         fflush(stdout);
     }
     CHECK(scalert_state_seal(m->state));
     CHECK(scalert_arena_create(m->runtime, SCALERT_TIER_DEVICE, activations, &m->arena));
-    CHECK(scalert_arena_create(m->runtime, exchange_tier, exchange, &m->exchange));
-    plan_activations(m, m->arena, bytes);
-    plan_exchange(m, m->exchange);
+    CHECK(scalert_arena_create(m->runtime, exchange_tier, plan.bytes[EXCHANGE], &m->exchange));
+    take_everything(m);
+    memset(m->loss_sum, 0, SCALERT_EXACT_SUM_LIMBS * sizeof *m->loss_sum);
 }
 
 /* ---- views ------------------------------------------------------------------------------------------------------ */
@@ -582,6 +488,11 @@ static scalert_tensor_t batch_of_ids(const model_t *m, int32_t *ids) {
 
 static scalert_tensor_t loss_accumulator(const model_t *m) {
     return tensor(m->loss_sum, SCALERT_I64, 1, (int64_t[]){SCALERT_EXACT_SUM_LIMBS});
+}
+
+static scalert_tensor_t parameter_view(const model_t *m, uint32_t parameter, void *data, scalert_dtype_t dtype) {
+    const parameter_t *p = &m->parameters[parameter];
+    return tensor(data, dtype, p->columns ? 2 : 1, (int64_t[]){p->rows, p->columns});
 }
 
 /* Columns of a packed [batch * time, row] buffer, from a column on. */
@@ -612,6 +523,35 @@ static heads_t split_heads(const model_t *m, void *qkv) {
     return heads;
 }
 
+static scalert_tensor_t unpacked_heads(const model_t *m, void *data) {
+    return tensor(data, m->dtype, 4, (int64_t[]){m->batch, m->time, opt.heads, m->head_width});
+}
+
+/* What a block keeps for its backward pass. up is also seen as gate and value side by side. */
+typedef struct kept {
+    scalert_tensor_t x, normed1, qkv, attended, attended_heads, log_sum_exp, middle, normed2, up, gate, value,
+        activated;
+    heads_t heads;
+} kept_t;
+
+static kept_t kept_by(const model_t *m, const block_t *b) {
+    kept_t k;
+    k.x = rows(m, b->norm1.input, opt.width);
+    k.normed1 = rows(m, b->norm1.output, opt.width);
+    k.qkv = rows(m, b->qkv_out, m->qkv_width);
+    k.heads = split_heads(m, b->qkv_out);
+    k.attended = rows(m, b->attended, opt.width);
+    k.attended_heads = unpacked_heads(m, b->attended);
+    k.log_sum_exp = tensor(b->log_sum_exp, SCALERT_F32, 3, (int64_t[]){m->batch, opt.heads, m->time});
+    k.middle = rows(m, b->norm2.input, opt.width);
+    k.normed2 = rows(m, b->norm2.output, opt.width);
+    k.up = rows(m, b->up_out, m->up_width);
+    k.gate = columns(m, b->up_out, m->up_width, 0, m->hidden);
+    k.value = columns(m, b->up_out, m->up_width, m->up_width - m->hidden, m->hidden);
+    k.activated = rows(m, b->activated, m->hidden);
+    return k;
+}
+
 /* ---- forward ---------------------------------------------------------------------------------------------------- */
 
 static const float norm_epsilon = 1e-5f;
@@ -619,7 +559,7 @@ static const float norm_epsilon = 1e-5f;
 static scalert_tensor_t norm_forward(model_t *m, const norm_t *n) {
     scalert_tensor_t x = rows(m, n->input, opt.width), y = rows(m, n->output, opt.width);
     scalert_tensor_t mean = figures(m, n->mean), rstd = figures(m, n->rstd);
-    const scalert_tensor_t *scale = weight(m, n->parameters.weight), *bias = weight(m, n->parameters.bias);
+    const scalert_tensor_t *scale = weight(m, n->affine.weight), *bias = weight(m, n->affine.bias);
     if (llama())
         CHECK(scalert_rms_norm_forward(m->stream, &x, scale, norm_epsilon, &y, &rstd));
     else
@@ -643,13 +583,7 @@ static void dropout(model_t *m, uint32_t place, const scalert_tensor_t *x, const
     key.tensor = place;
     CHECK(scalert_dropout(m->stream, x, (float)opt.dropout, key, y));
 }
-enum { AFTER_EMBEDDING = 0 };
-static uint32_t after_attention(int64_t layer) {
-    return 1 + 2 * (uint32_t)layer;
-}
-static uint32_t after_mlp(int64_t layer) {
-    return 2 + 2 * (uint32_t)layer;
-}
+enum { AFTER_EMBEDDING, AFTER_ATTENTION, AFTER_MLP }; /* the latter two count on by 2 for each layer */
 
 static void rotate(model_t *m, const heads_t *heads, uint8_t inverse) {
     scalert_rotary_options_t options = SCALERT_ROTARY_OPTIONS_INIT;
@@ -658,58 +592,44 @@ static void rotate(model_t *m, const heads_t *heads, uint8_t inverse) {
     CHECK(scalert_rotary(m->stream, &heads->k, &heads->k, &options));
 }
 
-static scalert_tensor_t attended_view(const model_t *m, void *data) {
-    return tensor(data, m->dtype, 4, (int64_t[]){m->batch, m->time, opt.heads, m->head_width});
-}
-
-static scalert_tensor_t log_sum_exp_view(const model_t *m, void *data) {
-    return tensor(data, SCALERT_F32, 3, (int64_t[]){m->batch, opt.heads, m->time});
-}
-
 /* The block's output is the next norm's input. */
 static void block_forward(model_t *m, int64_t layer, void *output, int training) {
-    block_t *b = &m->blocks[layer];
+    const block_t *b = &m->blocks[layer];
     const int drop = training && opt.dropout > 0;
+    const kept_t k = kept_by(m, b);
     scalert_attention_options_t causal = SCALERT_ATTENTION_OPTIONS_INIT;
-    scalert_tensor_t x = rows(m, b->norm1.input, opt.width), middle = rows(m, b->norm2.input, opt.width);
-    scalert_tensor_t out = rows(m, output, opt.width), branch = rows(m, m->branch, opt.width);
-    scalert_tensor_t qkv = rows(m, b->qkv_out, m->qkv_width), attended = rows(m, b->attended, opt.width);
-    scalert_tensor_t up = rows(m, b->up_out, m->up_width), activated = rows(m, b->activated, m->hidden);
-    scalert_tensor_t attended_heads = attended_view(m, b->attended), lse = log_sum_exp_view(m, b->log_sum_exp);
-    scalert_tensor_t normed;
-    heads_t heads = split_heads(m, b->qkv_out);
+    scalert_tensor_t branch = rows(m, m->branch, opt.width), out = rows(m, output, opt.width);
     causal.causal = 1;
 
     acquire(m, b->first, b->count);
-    normed = norm_forward(m, &b->norm1);
-    linear_forward(m, b->qkv, &normed, &qkv, NULL);
+    norm_forward(m, &b->norm1);
+    linear_forward(m, b->qkv, &k.normed1, &k.qkv, NULL);
     if (llama())
-        rotate(m, &heads, 0);
-    CHECK(scalert_attention_forward(m->stream, &heads.q, &heads.k, &heads.v, &attended_heads, &lse, &causal));
-    linear_forward(m, b->projection, &attended, &branch, NULL);
+        rotate(m, &k.heads, 0);
+    CHECK(scalert_attention_forward(m->stream, &k.heads.q, &k.heads.k, &k.heads.v, &k.attended_heads, &k.log_sum_exp,
+                                    &causal));
+    linear_forward(m, b->projection, &k.attended, &branch, NULL);
     if (drop)
-        dropout(m, after_attention(layer), &branch, &branch);
-    CHECK(scalert_add(m->stream, &x, &branch, &middle));
+        dropout(m, AFTER_ATTENTION + 2 * (uint32_t)layer, &branch, &branch);
+    CHECK(scalert_add(m->stream, &k.x, &branch, &k.middle));
 
-    normed = norm_forward(m, &b->norm2);
+    norm_forward(m, &b->norm2);
     if (llama()) {
-        scalert_tensor_t gate = columns(m, b->up_out, m->up_width, 0, m->hidden);
-        scalert_tensor_t value = columns(m, b->up_out, m->up_width, m->hidden, m->hidden);
-        linear_forward(m, b->up, &normed, &up, NULL);
-        CHECK(scalert_swiglu_forward(m->stream, &gate, &value, &activated));
+        linear_forward(m, b->up, &k.normed2, &k.up, NULL);
+        CHECK(scalert_swiglu_forward(m->stream, &k.gate, &k.value, &k.activated));
     } else {
-        linear_forward(m, b->up, &normed, &activated, &up);
+        linear_forward(m, b->up, &k.normed2, &k.activated, &k.up);
     }
-    linear_forward(m, b->down, &activated, &branch, NULL);
+    linear_forward(m, b->down, &k.activated, &branch, NULL);
     if (drop)
-        dropout(m, after_mlp(layer), &branch, &branch);
-    CHECK(scalert_add(m->stream, &middle, &branch, &out));
+        dropout(m, AFTER_MLP + 2 * (uint32_t)layer, &branch, &branch);
+    CHECK(scalert_add(m->stream, &k.middle, &branch, &out));
     release(m, b->first, b->count);
 }
 
 /* From m->tokens, [batch, time], to the output of the final norm, which is returned: [batch * time, width]. */
 static scalert_tensor_t forward(model_t *m, int64_t batch, int64_t time, int training) {
-    const uint32_t tables = llama() ? 1 : 2, final = m->final_norm.parameters.weight, finals = llama() ? 1 : 2;
+    const uint32_t tables = llama() ? 1 : 2, final = m->final_norm.affine.weight, finals = llama() ? 1 : 2;
     scalert_tensor_t tokens, embedded, x, normed;
     m->batch = batch;
     m->time = time;
@@ -735,10 +655,9 @@ static scalert_tensor_t forward(model_t *m, int64_t batch, int64_t time, int tra
 
 /* Room for the gradient of a parameter, f32, from the arena's free end. */
 static scalert_tensor_t gradient_buffer(model_t *m, uint32_t parameter) {
-    scalert_parameter_info_t info = parameter_info(m, parameter);
     void *memory;
-    CHECK(scalert_arena_alloc(m->arena, round64(4 * parameter_elements(m, parameter)), &memory));
-    return tensor(memory, SCALERT_F32, info.ndim, info.shape);
+    CHECK(scalert_arena_alloc(m->arena, gradient_bytes(m, parameter), &memory));
+    return parameter_view(m, parameter, memory, SCALERT_F32);
 }
 
 /* The state adds a complete gradient to its sum. No event is asked for: the buffer is only ever reused by work enqueued
@@ -770,7 +689,7 @@ static void linear_backward(model_t *m, affine_t affine, const scalert_tensor_t 
 
 /* dx may be dy. */
 static void norm_backward(model_t *m, const norm_t *n, const scalert_tensor_t *dy, const scalert_tensor_t *dx) {
-    const uint32_t scale = n->parameters.weight, bias = n->parameters.bias;
+    const uint32_t scale = n->affine.weight, bias = n->affine.bias;
     scalert_tensor_t x = rows(m, n->input, opt.width), mean = figures(m, n->mean), rstd = figures(m, n->rstd);
     scalert_tensor_t dscale, dbias;
     uint64_t mark;
@@ -798,40 +717,35 @@ static scalert_tensor_t branch_gradient(model_t *m, uint32_t place, const scaler
 
 /* Turns the gradient of the block's output, in m->gradient, into that of its input. */
 static void block_backward(model_t *m, int64_t layer) {
-    block_t *b = &m->blocks[layer];
+    const block_t *b = &m->blocks[layer];
+    const kept_t k = kept_by(m, b);
+    const heads_t dheads = split_heads(m, m->dwide);
     scalert_attention_options_t causal = SCALERT_ATTENTION_OPTIONS_INIT;
-    scalert_tensor_t dresidual = rows(m, m->gradient, opt.width), dnormed = rows(m, m->dnormed, opt.width);
-    scalert_tensor_t normed1 = rows(m, b->norm1.output, opt.width), normed2 = rows(m, b->norm2.output, opt.width);
-    scalert_tensor_t up = rows(m, b->up_out, m->up_width), activated = rows(m, b->activated, m->hidden);
-    scalert_tensor_t attended = rows(m, b->attended, opt.width), dhidden = rows(m, m->dwide, m->hidden);
-    scalert_tensor_t attended_heads = attended_view(m, b->attended), lse = log_sum_exp_view(m, b->log_sum_exp);
-    scalert_tensor_t dattended = attended_view(m, m->dnormed), dqkv = rows(m, m->dwide, m->qkv_width);
-    scalert_tensor_t dbranch;
-    heads_t heads = split_heads(m, b->qkv_out), dheads = split_heads(m, m->dwide);
+    scalert_tensor_t dresidual = rows(m, m->gradient, opt.width), dnormed = rows(m, m->dnormed, opt.width), dbranch;
+    scalert_tensor_t dhidden = rows(m, m->dwide, m->hidden), dqkv = rows(m, m->dwide, m->qkv_width);
+    scalert_tensor_t dattended = unpacked_heads(m, m->dnormed);
     causal.causal = 1;
 
     acquire(m, b->first, b->count);
-    dbranch = branch_gradient(m, after_mlp(layer), &dresidual);
+    dbranch = branch_gradient(m, AFTER_MLP + 2 * (uint32_t)layer, &dresidual);
     if (llama()) {
-        scalert_tensor_t gate = columns(m, b->up_out, m->up_width, 0, m->hidden);
-        scalert_tensor_t value = columns(m, b->up_out, m->up_width, m->hidden, m->hidden);
-        linear_backward(m, b->down, &dbranch, &activated, &dhidden, NULL);
-        CHECK(scalert_swiglu_backward(m->stream, &gate, &value, &dhidden, &gate, &value)); /* up is now its gradient */
-        linear_backward(m, b->up, &up, &normed2, &dnormed, NULL);
+        linear_backward(m, b->down, &dbranch, &k.activated, &dhidden, NULL);
+        CHECK(scalert_swiglu_backward(m->stream, &k.gate, &k.value, &dhidden, &k.gate, &k.value));
+        linear_backward(m, b->up, &k.up, &k.normed2, &dnormed, NULL); /* up has just become its own gradient */
     } else {
-        linear_backward(m, b->down, &dbranch, &activated, &dhidden, &up);
-        linear_backward(m, b->up, &dhidden, &normed2, &dnormed, NULL);
+        linear_backward(m, b->down, &dbranch, &k.activated, &dhidden, &k.up);
+        linear_backward(m, b->up, &dhidden, &k.normed2, &dnormed, NULL);
     }
     norm_backward(m, &b->norm2, &dnormed, &dnormed);
     CHECK(scalert_add(m->stream, &dresidual, &dnormed, &dresidual));
 
-    dbranch = branch_gradient(m, after_attention(layer), &dresidual);
-    linear_backward(m, b->projection, &dbranch, &attended, &dnormed, NULL);
-    CHECK(scalert_attention_backward(m->stream, &heads.q, &heads.k, &heads.v, &attended_heads, &lse, &dattended,
-                                     &dheads.q, &dheads.k, &dheads.v, &causal));
+    dbranch = branch_gradient(m, AFTER_ATTENTION + 2 * (uint32_t)layer, &dresidual);
+    linear_backward(m, b->projection, &dbranch, &k.attended, &dnormed, NULL);
+    CHECK(scalert_attention_backward(m->stream, &k.heads.q, &k.heads.k, &k.heads.v, &k.attended_heads, &k.log_sum_exp,
+                                     &dattended, &dheads.q, &dheads.k, &dheads.v, &causal));
     if (llama())
         rotate(m, &dheads, 1);
-    linear_backward(m, b->qkv, &dqkv, &normed1, &dnormed, NULL);
+    linear_backward(m, b->qkv, &dqkv, &k.normed1, &dnormed, NULL);
     norm_backward(m, &b->norm1, &dnormed, &dnormed);
     CHECK(scalert_add(m->stream, &dresidual, &dnormed, &dresidual));
     release(m, b->first, b->count);
@@ -839,7 +753,7 @@ static void block_backward(model_t *m, int64_t layer) {
 
 /* Loss and gradients of the micro-batch that forward left in memory. gradient_scale: 1 / positions, for a mean. */
 static void backward(model_t *m, const scalert_tensor_t *normed, float gradient_scale) {
-    const uint32_t final = m->final_norm.parameters.weight, finals = llama() ? 1 : 2;
+    const uint32_t final = m->final_norm.affine.weight, finals = llama() ? 1 : 2;
     const int tied = m->head == m->token_table;
     scalert_cross_entropy_options_t options = SCALERT_CROSS_ENTROPY_OPTIONS_INIT;
     scalert_tensor_t tokens = batch_of_ids(m, m->tokens), targets, losses = figures(m, m->losses), scale, sum;
@@ -964,18 +878,18 @@ static double seconds_now(void) {
 }
 
 static void initialise(model_t *m) {
-    for (uint32_t p = 0; p < m->parameters; p++) {
+    for (uint32_t p = 0; p < m->count; p++) {
         scalert_tensor_t values;
         uint64_t mark;
-        if (m->deviations[p] == 0.0f)
+        if (m->parameters[p].deviation == 0.0f)
             continue; /* seal has made it zero */
         CHECK(scalert_arena_mark(m->arena, &mark));
         values = gradient_buffer(m, p);
-        if (m->deviations[p] == ONES) {
+        if (m->parameters[p].deviation == ONES) {
             CHECK(scalert_fill(m->stream, 1.0f, &values));
         } else {
             const scalert_random_key_t key = {(uint64_t)opt.seed, 0, p};
-            CHECK(scalert_random_normal(m->stream, key, 0.0f, m->deviations[p], &values));
+            CHECK(scalert_random_normal(m->stream, key, 0.0f, m->parameters[p].deviation, &values));
         }
         CHECK(scalert_state_write(m->state, m->stream, p, SCALERT_PART_MASTER, &values));
         CHECK(scalert_arena_rewind(m->arena, mark));
@@ -1015,7 +929,7 @@ static scalert_step_result_t train_step(model_t *m, const corpus_t *corpus, uint
     schedule.floor = (float)opt.lr / 10.0f;
     schedule.warmup_steps = (uint64_t)opt.warmup;
     schedule.total_steps = (uint64_t)opt.steps;
-    schedule.decay_steps = (uint64_t)opt.steps / 5;
+    schedule.decay_steps = (uint64_t)(opt.steps / 5 < opt.steps - opt.warmup ? opt.steps / 5 : opt.steps - opt.warmup);
     CHECK(scalert_schedule_learning_rate(&schedule, step, learning_rate));
 
     update.learning_rate = *learning_rate;
@@ -1028,8 +942,10 @@ static scalert_step_result_t train_step(model_t *m, const corpus_t *corpus, uint
 }
 
 static void report_skipped(const model_t *m, uint64_t step, const scalert_step_result_t *result) {
-    printf("step %" PRIu64 " skipped: the gradient of %s overflowed in micro-batch %" PRIu32, step,
-           parameter_info(m, result->overflow_parameter).name, result->overflow_micro);
+    scalert_parameter_info_t info = SCALERT_PARAMETER_INFO_INIT;
+    CHECK(scalert_state_parameter_info(m->state, result->overflow_parameter, &info));
+    printf("step %" PRIu64 " skipped: the gradient of %s overflowed in micro-batch %" PRIu32, step, info.name,
+           result->overflow_micro);
     if (m->scaler) {
         scalert_scaler_report_t scaler = SCALERT_SCALER_REPORT_INIT;
         CHECK(scalert_scaler_read_wait(m->scaler, &scaler));
@@ -1038,10 +954,12 @@ static void report_skipped(const model_t *m, uint64_t step, const scalert_step_r
     printf("\n");
 }
 
+enum { EVAL_WINDOWS = 64 };
+
 /* The mean loss over fixed, evenly spaced windows of the validation data. */
 static double validate(model_t *m, const corpus_t *corpus) {
     const int64_t fitting = (int64_t)((corpus->validation_bytes - 1) / (uint64_t)opt.context);
-    const int64_t windows = fitting < opt.eval_windows ? fitting : opt.eval_windows;
+    const int64_t windows = fitting < EVAL_WINDOWS ? fitting : EVAL_WINDOWS;
     const uint64_t last = corpus->validation_bytes - 1 - (uint64_t)opt.context;
     for (int64_t first = 0; first < windows; first += opt.micro_batch) {
         scalert_tensor_t normed, targets, losses, sum = loss_accumulator(m);
@@ -1075,8 +993,11 @@ static void show_progress(uint64_t step, double loss, double tokens_per_s, doubl
     for (int i = 0; i < 32; i++)
         bar[i] = (uint64_t)i * (uint64_t)opt.steps < 32 * step ? '#' : '.';
     bar[32] = 0;
-    fprintf(stderr, "%s[%s] %" PRIu64 "/%" PRId64 "  loss %.3f  %.0f tokens/s  %02d:%02d left %s", terminal ? "\r" : "",
-            bar, step, opt.steps, loss, tokens_per_s, (int)remaining / 60, (int)remaining % 60, terminal ? " " : "\n");
+    fprintf(stderr, "%s[%s] %" PRIu64 "/%" PRId64, terminal ? "\r" : "", bar, step, opt.steps);
+    if (!isnan(loss))
+        fprintf(stderr, "  loss %.3f", loss);
+    fprintf(stderr, "  %.0f tokens/s  %02d:%02d left %s", tokens_per_s, (int)remaining / 60, (int)remaining % 60,
+            terminal ? " " : "\n");
 }
 
 static void erase_progress(void) {
@@ -1143,6 +1064,8 @@ static outcome_t train(model_t *m, const corpus_t *corpus) {
 
 /* ---- sampling and report ---------------------------------------------------------------------------------------- */
 
+static const double temperature = 0.8;
+
 /* Draws from softmax(logits / temperature). */
 static int32_t sample_token(const float *logits, uint64_t counter) {
     double weights[VOCABULARY], total = 0.0, point;
@@ -1150,7 +1073,7 @@ static int32_t sample_token(const float *logits, uint64_t counter) {
     for (int i = 1; i < VOCABULARY; i++)
         most = logits[i] > most ? logits[i] : most;
     for (int i = 0; i < VOCABULARY; i++)
-        total += weights[i] = exp((double)(logits[i] - most) / opt.temperature);
+        total += weights[i] = exp((double)(logits[i] - most) / temperature);
     point = total * (double)(draw(SAMPLING, counter) >> 11) / 9007199254740992.0;
     for (int i = 0; i < VOCABULARY; i++)
         if ((point -= weights[i]) < 0.0)
@@ -1197,10 +1120,9 @@ static void sample(model_t *m) {
 /* FNV-1a over the bytes of all weights, as the model reads them, in registration order. */
 static uint64_t hash_weights(model_t *m) {
     uint64_t hash = 14695981039346656037u;
-    for (uint32_t p = 0; p < m->parameters; p++) {
-        scalert_parameter_info_t info = parameter_info(m, p);
-        scalert_tensor_t copy = tensor(m->staging, info.dtype, info.ndim, info.shape);
-        const uint64_t bytes = parameter_elements(m, p) * dtype_bytes(info.dtype);
+    for (uint32_t p = 0; p < m->count; p++) {
+        scalert_tensor_t copy = parameter_view(m, p, m->staging, m->dtype);
+        const uint64_t bytes = m->parameters[p].elements * dtype_bytes(m->dtype);
         acquire(m, p, 1);
         CHECK(scalert_cast(m->stream, weight(m, p), &copy, NULL));
         release(m, p, 1);
@@ -1230,14 +1152,11 @@ static void choose_device(scalert_runtime_desc_t *desc) {
 
 static void print_model(const model_t *m, const scalert_device_info_t *device) {
     uint64_t elements = 0;
-    for (uint32_t p = 0; p < m->parameters; p++)
-        elements += parameter_elements(m, p);
+    for (uint32_t p = 0; p < m->count; p++)
+        elements += m->parameters[p].elements;
     printf("%s: %" PRId64 " layers, width %" PRId64 ", %" PRId64 " heads over %" PRId64 " of keys, context %" PRId64
            ", %" PRIu64 " parameters in %s\non %s, %" PRIu32 " threads\n",
-           llama() ? "llama" : "gpt2", opt.layers, opt.width, opt.heads, opt.kv_heads, opt.context, elements,
-           m->dtype == SCALERT_BF16  ? "bf16"
-           : m->dtype == SCALERT_F16 ? "f16"
-                                     : "f32",
+           archs[opt.arch], opt.layers, opt.width, opt.heads, opt.kv_heads, opt.context, elements, dtypes[opt.dtype],
            device->name, opt.threads ? (uint32_t)opt.threads : device->threads);
 }
 
@@ -1268,7 +1187,6 @@ int main(int argc, char **argv) {
     if (!opt.quiet)
         print_model(m, &device);
     plan_and_allocate(m, desc.device == SCALERT_DEVICE_CPU ? SCALERT_TIER_HOST : SCALERT_TIER_PINNED);
-    memset(m->loss_sum, 0, SCALERT_EXACT_SUM_LIMBS * sizeof *m->loss_sum);
     initialise(m);
 
     outcome = train(m, &corpus);
@@ -1284,8 +1202,7 @@ int main(int argc, char **argv) {
     scalert_stream_destroy(m->stream);
     scalert_runtime_destroy(m->runtime);
     free(m->blocks);
-    free(m->weights);
-    free(m->deviations);
+    free(m->parameters);
     free(corpus.training);
     return 0;
 }

@@ -1,6 +1,6 @@
 //! DLPack 1.x in and out. Source of the layout: the DLPack specification, `include/dlpack/dlpack.h`, version 1.1.
 
-use crate::argument::{Argument, Flag, Many, Out, Live, expect_pointer};
+use crate::argument::{Argument, Flag, Live, Many, Out, expect_pointer};
 use crate::tensor::{Tensor, TensorView, contiguous_strides, dimensions, extents};
 use scalert_runtime::device::DeviceKind;
 use scalert_runtime::{DType, Error, MAX_DIMS, Runtime, View};

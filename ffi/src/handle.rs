@@ -28,11 +28,7 @@ pub struct Handle<T> {
 impl<T: Kind> Handle<T> {
     /// A new handle, owned by whoever holds the pointer.
     pub(crate) fn new(value: T) -> *mut Handle<T> {
-        Box::into_raw(Box::new(Handle {
-            magic: AtomicU64::new(T::MAGIC),
-            poisoned: AtomicBool::new(false),
-            value,
-        }))
+        Box::into_raw(Box::new(Handle { magic: AtomicU64::new(T::MAGIC), poisoned: AtomicBool::new(false), value }))
     }
 
     /// The handle at `raw`, poisoned or not.
@@ -45,12 +41,18 @@ impl<T: Kind> Handle<T> {
             return Err(Error::invalid(argument, format_args!("NULL must be a scalert_{must}_t")));
         }
         if !raw.is_aligned() {
-            return Err(Error::invalid(argument, format_args!("{raw:p} is not a handle; it must be a scalert_{must}_t")));
+            return Err(Error::invalid(
+                argument,
+                format_args!("{raw:p} is not a handle; it must be a scalert_{must}_t"),
+            ));
         }
         // SAFETY: there is a word by the caller's promise; every handle begins with one that is only accessed atomically.
         let magic = unsafe { &*raw.cast::<AtomicU64>() }.load(Ordering::Acquire);
         if magic == DESTROYED {
-            return Err(Error::invalid(argument, format_args!("has been destroyed; it must be a live scalert_{must}_t")));
+            return Err(Error::invalid(
+                argument,
+                format_args!("has been destroyed; it must be a live scalert_{must}_t"),
+            ));
         }
         if magic != T::MAGIC {
             return Err(Error::invalid(argument, format_args!("is not a live scalert_{must}_t, which it must be")));

@@ -78,9 +78,8 @@ impl Kind for Runtime {
 
 fn described(desc: &Desc) -> Result<RuntimeDesc, Error> {
     // SAFETY: the header asks the caller of `scalert_runtime_create` for exactly what these need.
-    let (allocator, thread_pool, log) = unsafe {
-        (hooks::allocator(desc.allocator)?, hooks::thread_pool(desc.thread_pool)?, hooks::log(desc.log)?)
-    };
+    let (allocator, thread_pool, log) =
+        unsafe { (hooks::allocator(desc.allocator)?, hooks::thread_pool(desc.thread_pool)?, hooks::log(desc.log)?) };
     Ok(RuntimeDesc {
         device: enumeration("device", desc.device)?,
         ordinal: desc.ordinal,

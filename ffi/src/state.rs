@@ -1,7 +1,7 @@
 //! The training state.
 
-use crate::argument::{Doomed, Enum, In, Live, Many, Optional, Out, OutHandle, OutStruct, Text};
 use crate::argument::{Argument, boolean, enumeration};
+use crate::argument::{Doomed, Enum, In, Live, Many, Optional, Out, OutHandle, OutStruct, Text};
 use crate::handle::{Handle, Kind};
 use crate::layout::CStruct;
 use crate::runtime::Memory;

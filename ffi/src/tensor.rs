@@ -46,7 +46,7 @@ pub(crate) fn extents(name: &'static str, what: &str, raw: &[i64]) -> Result<[us
 pub(crate) fn contiguous_strides(shape: &[usize]) -> [usize; MAX_DIMS] {
     let mut stride = [0; MAX_DIMS];
     let mut next = 1usize;
-    for (to, n) in stride.iter_mut().zip(shape).rev().skip(MAX_DIMS - shape.len()) {
+    for (to, n) in stride.iter_mut().zip(shape).rev() {
         *to = next;
         next = next.saturating_mul((*n).max(1));
     }

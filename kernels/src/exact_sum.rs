@@ -17,6 +17,7 @@
 //! be added, in any mix, between two [`Accumulator::carry`]. Operations leave accumulators in memory carried: their
 //! 68 words are a function of the exact value alone.
 
+use crate::backend::cpu::span::{Span, each_vector};
 use crate::backend::cpu::{Cpu, Element, Simd};
 use crate::view::{View, runs};
 use std::ops::Range;
@@ -204,13 +205,20 @@ pub(crate) fn add_elements<S: Simd, E: Element>(
     term: Term,
 ) {
     debug_assert!(range.start.is_multiple_of(BLOCK) && x.dtype() == E::DTYPE);
+    let width = x.width();
     let mut start = range.start;
+    // The row that the last division found: its first element's index and address.
+    let (mut row_start, mut row) = (0, std::ptr::null::<E>());
     while start < range.end {
         let end = range.end.min(start + BLOCK);
-        let (row, column) = (start / x.width(), start % x.width());
-        if column + (end - start) <= x.width() {
+        if row.is_null() || start - row_start >= width {
+            row_start = start - start % width;
+            row = x.row_ptr::<E>(start / width);
+        }
+        let column = start - row_start;
+        if column + (end - start) <= width {
             // SAFETY: the block lies in this row.
-            unsafe { add_block(s, accumulator, x.row_ptr::<E>(row).add(column), end - start, term) };
+            unsafe { add_block(s, accumulator, row.add(column), end - start, term) };
         } else {
             let mut block = [0.0f32; BLOCK];
             gather::<S, E>(s, x, start..end, &mut block);
@@ -226,21 +234,13 @@ pub(crate) fn add_elements<S: Simd, E: Element>(
 fn gather<S: Simd, E: Element>(s: S, x: &View<'_>, range: Range<usize>, block: &mut [f32; BLOCK]) {
     let mut to = 0;
     for (row, column, len) in runs(x.width(), range) {
-        let mut at = 0;
-        while at < len {
-            let n = S::LANES.min(len - at);
-            // SAFETY: `n` elements of the row are read, and written inside the block: a range is at most a block.
+        each_vector!(S, len, |at, span| {
+            // SAFETY: the run lies in this row, and inside the block: a range is at most a block.
             unsafe {
-                let from = x.row_ptr::<E>(row).add(column + at);
-                let block = block.as_mut_ptr().add(to + at);
-                if n == S::LANES {
-                    s.store(block, E::load(s, from));
-                } else {
-                    s.store_partial(block, E::load_partial(s, from, n), n);
-                }
+                let vector = span.load(s, x.row_ptr::<E>(row).add(column + at));
+                span.store(s, block.as_mut_ptr().add(to + at), vector);
             }
-            at += n;
-        }
+        });
         to += len;
     }
 }
@@ -333,17 +333,7 @@ impl<S: Simd> Partials<S> {
 
     #[inline(always)]
     fn sum(self, s: S) -> f64 {
-        let mut p = [0.0f64; PARTIALS];
-        // SAFETY: one vector of sixteen lanes fits, or two of eight.
-        unsafe {
-            s.store_d(p.as_mut_ptr(), self.0[0]);
-            if S::LANES < PARTIALS {
-                s.store_d(p.as_mut_ptr().add(S::LANES), self.0[1]);
-            }
-        }
-        let a: [f64; 8] = std::array::from_fn(|j| p[j] + p[j + 8]);
-        let b: [f64; 4] = std::array::from_fn(|j| a[j] + a[j + 4]);
-        (b[0] + b[2]) + (b[1] + b[3])
+        s.sum_sixteen(self.0)
     }
 }
 

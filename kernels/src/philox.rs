@@ -21,9 +21,6 @@ const MULTIPLIER: [u32; 2] = [0xD251_1F53, 0xCD9E_8D57];
 const WEYL: [u32; 2] = [0x9E37_79B9, 0xBB67_AE85];
 const ROUNDS: u32 = 10;
 
-/// The most lanes that any level has.
-const MAX_LANES: usize = 16;
-
 /// One block of Philox4x32-10.
 pub fn philox4x32_10(counter: [u32; 4], key: [u32; 2]) -> [u32; 4] {
     let mut c = counter;
@@ -95,11 +92,12 @@ impl Key {
     }
 }
 
-/// The random words of `4 * LANES` consecutive elements from `first`, a multiple of `4 * LANES`, in order.
+/// The blocks of `4 * LANES` consecutive elements from `first`, a multiple of `4 * LANES`: vector j holds word j of each
+/// block, one block per lane, in the order that [`in_order`] undoes.
 #[inline(always)]
-pub fn words<S: Simd>(s: S, key: Key, first: u64) -> [S::I; 4] {
+pub fn blocks<S: Simd>(s: S, key: Key, first: u64) -> [S::I; 4] {
     let quarter = (S::LANES / 4) as i32;
-    // Lane 4 c + p computes block p * LANES / 4 + c, so that the transpose leaves the words in order.
+    // Lane 4 c + p computes block p * LANES / 4 + c, so that a transpose of each four lanes leaves the words in order.
     let lane = s.iota();
     let position = s.and(lane, s.splat_i(3));
     let offset = s.add_i(s.mul_lo(position, s.splat_i(quarter)), s.shr::<2>(lane));
@@ -111,47 +109,27 @@ pub fn words<S: Simd>(s: S, key: Key, first: u64) -> [S::I; 4] {
         s.splat_i(start[2] as i32),
         s.splat_i(start[3] as i32),
     ];
-    let multiplier = MULTIPLIER.map(|m| s.splat_i(m as i32));
+    let multiplier = [s.splat_i(MULTIPLIER[0] as i32), s.splat_i(MULTIPLIER[1] as i32)];
     for round in 0..ROUNDS {
-        let k = round_key(key.words(), round).map(|k| s.splat_i(k as i32));
+        let k = round_key(key.words(), round);
         let (a_high, a_low) = (s.mul_hi_u(c[0], multiplier[0]), s.mul_lo(c[0], multiplier[0]));
         let (b_high, b_low) = (s.mul_hi_u(c[2], multiplier[1]), s.mul_lo(c[2], multiplier[1]));
-        c = [s.xor(s.xor(b_high, c[1]), k[0]), b_low, s.xor(s.xor(a_high, c[3]), k[1]), a_low];
+        let (k0, k1) = (s.splat_i(k[0] as i32), s.splat_i(k[1] as i32));
+        c = [s.xor(s.xor(b_high, c[1]), k0), b_low, s.xor(s.xor(a_high, c[3]), k1), a_low];
     }
-    s.transpose4(c)
+    c
 }
 
-/// Covers elements 0, …, `len - 1` of a row, whose indices in the stream start at `first`, by vectors: calls
-/// `body(at, n, words)` with the random words of elements `at`, …, `at + n - 1`; `n <= LANES`.
+/// Puts what was computed from [`blocks`], vector j from word j, in the order of the elements.
 #[inline(always)]
-pub fn for_each_vector<S: Simd>(s: S, key: Key, first: u64, len: usize, mut body: impl FnMut(usize, usize, S::I)) {
-    let group = 4 * S::LANES;
-    let mut at = 0;
-    while at < len {
-        let phase = ((first + at as u64) % group as u64) as usize;
-        let vectors = words(s, key, first + at as u64 - phase as u64);
-        if phase == 0 && len - at >= group {
-            for (j, vector) in vectors.into_iter().enumerate() {
-                body(at + j * S::LANES, S::LANES, vector);
-            }
-            at += group;
-            continue;
-        }
-        let mut buffer = [0i32; 5 * MAX_LANES];
-        for (j, vector) in vectors.into_iter().enumerate() {
-            // SAFETY: j < 4, and the buffer has four vectors and one more to read past the last word.
-            unsafe { s.store_i(buffer.as_mut_ptr().add(j * S::LANES), vector) };
-        }
-        let end = len.min(at + group - phase);
-        let start = at;
-        while at < end {
-            let n = S::LANES.min(end - at);
-            // SAFETY: phase + at - start < 4 * LANES, and the buffer has LANES more.
-            let vector = unsafe { s.load_i(buffer.as_ptr().add(phase + at - start)) };
-            body(at, n, vector);
-            at += n;
-        }
-    }
+pub fn in_order<S: Simd>(s: S, blocks: [S::I; 4]) -> [S::I; 4] {
+    s.transpose4(blocks)
+}
+
+/// The random words of `4 * LANES` consecutive elements from `first`, a multiple of `4 * LANES`, in order.
+#[inline(always)]
+pub fn words<S: Simd>(s: S, key: Key, first: u64) -> [S::I; 4] {
+    in_order(s, blocks(s, key, first))
 }
 
 #[cfg(test)]
@@ -194,44 +172,34 @@ mod tests {
         assert!(key.check("key", u64::MAX, 5).is_err());
     }
 
-    /// Covers a row and writes each element's word.
-    struct Row<'a> {
+    /// The words of consecutive elements.
+    struct Words {
         key: Key,
         first: u64,
-        out: &'a mut [u32],
     }
 
-    impl Kernel for Row<'_> {
-        type Output = ();
+    impl Kernel for Words {
+        type Output = Vec<u32>;
         #[inline(always)]
-        fn run<S: Simd>(self, s: S) {
-            let mut next = 0;
-            for_each_vector(s, self.key, self.first, self.out.len(), |at, n, words| {
-                assert_eq!(at, next);
-                next += n;
-                let mut lanes = [0i32; MAX_LANES];
-                // SAFETY: the array has at least LANES elements.
-                unsafe { s.store_i(lanes.as_mut_ptr(), words) };
-                self.out[at..at + n].copy_from_slice(&lanes.map(|x| x as u32)[..n]);
-            });
-            assert_eq!(next, self.out.len());
+        fn run<S: Simd>(self, s: S) -> Vec<u32> {
+            let mut out = vec![0u32; 4 * S::LANES];
+            let words = words(s, self.key, self.first);
+            for (j, vector) in words.into_iter().enumerate() {
+                // SAFETY: four vectors fit.
+                unsafe { s.store_i(out.as_mut_ptr().cast::<i32>().add(j * S::LANES), vector) };
+            }
+            out
         }
     }
 
-    #[repr(align(64))]
-    struct Aligned([u8; 64]);
-
     #[test]
-    fn every_level_gives_the_scalar_words_at_any_phase() {
+    fn every_level_gives_the_scalar_words() {
         for level in Level::ALL.into_iter().filter(|l| l.is_available()) {
-            for first in [0, 1, 3, 63, 64, (1 << 34) - 70, (1 << 40) + 5, u64::MAX - 400] {
-                for len in [0, 1, 4, 7, 16, 63, 64, 65, 200, 333] {
-                    let key = Key { seed: 0x0123_4567_89ab_cdef, step: (1 << 33) + 7, tensor: 9 };
-                    let mut out = vec![0; len];
-                    let mut workspace = Aligned([0; 64]);
-                    Cpu::new(level, &Inline, &mut workspace.0).dispatch(Row { key, first, out: &mut out });
-                    let expected: Vec<u32> = (0..len as u64).map(|i| key.word(first + i)).collect();
-                    assert_eq!(out, expected, "{} first {first} len {len}", level.name());
+            for first in [0, 64, (1 << 34) - 64, 1 << 34, 1 << 40, u64::MAX - 63] {
+                let key = Key { seed: 0x0123_4567_89ab_cdef, step: (1 << 33) + 7, tensor: 9 };
+                let out = Cpu::new(level, &Inline, &mut []).dispatch(Words { key, first });
+                for (i, word) in out.into_iter().enumerate() {
+                    assert_eq!(word, key.word(first + i as u64), "{} first {first} + {i}", level.name());
                 }
             }
         }

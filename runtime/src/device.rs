@@ -14,13 +14,6 @@ pub enum DeviceKind {
     Cuda = 1,
 }
 
-impl DeviceKind {
-    /// The kind with this number.
-    pub fn from_raw(raw: i32) -> Option<DeviceKind> {
-        [DeviceKind::Cpu, DeviceKind::Cuda].into_iter().find(|k| *k as i32 == raw)
-    }
-}
-
 /// One device.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct DeviceInfo {

@@ -16,13 +16,6 @@ pub enum LogLevel {
     Debug = 4,
 }
 
-impl LogLevel {
-    /// The level with this number.
-    pub fn from_raw(raw: i32) -> Option<LogLevel> {
-        [LogLevel::Error, LogLevel::Warn, LogLevel::Info, LogLevel::Debug].into_iter().find(|l| *l as i32 == raw)
-    }
-}
-
 /// Where messages go. Called from any thread; must not call the library.
 pub trait LogSink: Send + Sync {
     /// Receives one message.

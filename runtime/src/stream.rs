@@ -60,10 +60,7 @@ impl Stream {
 
     /// Runs one operation: checks it, grows the workspace if it needs more, and computes. A failure changes nothing.
     pub fn submit<O: Op>(&self, op: &O) -> Result<()> {
-        let mut queue = self.begin()?;
-        queue.prepare(op)?;
-        queue.run(op);
-        Ok(())
+        self.begin()?.submit(op)
     }
 
     /// Takes the stream for a sequence of operations.
@@ -79,6 +76,13 @@ pub(crate) struct Queue<'a> {
 }
 
 impl Queue<'_> {
+    /// Prepares and runs one operation.
+    pub(crate) fn submit<O: Op>(&mut self, op: &O) -> Result<()> {
+        self.prepare(op)?;
+        self.run(op);
+        Ok(())
+    }
+
     /// Checks an operation and makes the workspace large enough, so that [`Queue::run`] cannot fail.
     pub(crate) fn prepare<O: Op>(&mut self, op: &O) -> Result<()> {
         let refused = |invalid| Error::refused(O::NAME, invalid);

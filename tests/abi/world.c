@@ -105,6 +105,8 @@ void *world_memory(struct world *world, size_t size) {
     return memory->bytes;
 }
 
+void *world_struct(struct world *world, size_t size) { return memcpy(world_memory(world, size), &size, sizeof size); }
+
 void world_owns(struct world *world, const char *type, void *handle) {
     world->owned[world->owned_count].type = type;
     world->owned[world->owned_count++].handle = handle;

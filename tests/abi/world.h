@@ -58,9 +58,17 @@ extern const size_t function_count;
 /* Calls X_destroy for a handle of type. */
 void destroy_handle(const char *type, void *handle);
 
+/* The pointer that lies at an address. */
+void *pointer_at(const unsigned char *at);
+/* Destroys what a successful call with these arguments created. */
+void discard_results(const struct function *function, unsigned char *arguments);
+
 /* Brackets around a call that returns no status: the status of the failure in between, or OK. */
 void begin_call(void);
 int32_t end_call(void);
+
+/* A struct of the world with its struct_size set. */
+#define STRUCT(world, type) world_struct(world, sizeof(type))
 
 /* ---- worlds ------------------------------------------------------------------------------------------------------ */
 
@@ -98,6 +106,7 @@ void world_open(struct world *world);
 void world_close(struct world *world);
 /* Zeroed memory of exactly this size, freed with the world. */
 void *world_memory(struct world *world, size_t size);
+void *world_struct(struct world *world, size_t size);
 /* A handle that the world destroys. */
 void world_owns(struct world *world, const char *type, void *handle);
 /* Remembers every byte; says whether all are as remembered; puts them back. */
@@ -111,7 +120,6 @@ void world_restore_first(struct world *world);
 scalert_tensor_t *tensor(struct world *world, scalert_dtype_t dtype, int ndim, ...);
 scalert_tensor_t *floats(struct world *world, int ndim, ...); /* BF16 */
 scalert_tensor_t *singles(struct world *world, int ndim, ...); /* F32 */
-/* A view of columns of a packed tensor, without memory of its own. */
 size_t dtype_size(scalert_dtype_t dtype);
 size_t elements(const scalert_tensor_t *tensor);
 
@@ -119,7 +127,14 @@ size_t elements(const scalert_tensor_t *tensor);
 void optional(struct world *world, const char *names);           /* each may be NULL; these together may be */
 void output(struct world *world, const char *names);             /* tensors that are written */
 void may_be(struct world *world, const char *output, const char *input); /* in place */
-void any_extent(struct world *world, const char *name, int dimension);   /* nothing else depends on it; -1: all, and ndim */
+/* Nothing else depends on the extent of this dimension. ANY_SHAPE: on any, nor on how many there are; ANY_NDIM: on a
+ * dimension of 1 in front, or on one less; FEWER_DIMENSIONS: on one less, and one more is the operation's business. */
+void any_extent(struct world *world, const char *name, int dimension);
+#define ANY_SHAPE (-1)
+#define ANY_NDIM (-2)
+#define FEWER_DIMENSIONS (-3)
+/* The last dimension may have a stride. */
+#define ANY_STRIDE (-4)
 
 /* ---- failures ---------------------------------------------------------------------------------------------------- */
 

@@ -135,7 +135,7 @@ static void one_after_another(void *user, uint32_t n, void (*body)(void *context
         body(context, i);
 }
 
-enum { N = 192 };
+enum { N = 256 };
 
 static void product(scalert_runtime_t *runtime, float *out) {
     static float a[N * N], b[N * N];

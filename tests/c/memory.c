@@ -65,50 +65,51 @@ static void ledger_follows(void) {
     scalert_runtime_destroy(runtime);
 }
 
-/* What seal takes is known before it; a budget that is too small leaves the state as it was. */
-static void state_keeps_its_word(void) {
+static scalert_state_t *one_matrix(scalert_runtime_t *runtime) {
+    scalert_state_t *state = new_state(runtime);
     scalert_group_desc_t group = SCALERT_GROUP_DESC_INIT;
-    scalert_memory_report_t plan, held;
     const int64_t shape[2] = {30, 40};
-    uint64_t need = 0;
-    memset(&plan, 0, sizeof plan);
-    plan.struct_size = sizeof plan;
-    held = plan;
-    for (int round = 0; round < 2; round++) { /* one byte too few, then enough */
-        scalert_runtime_t *unlimited = cpu_runtime(), *runtime;
-        scalert_state_t *state = NULL;
-        uint32_t number;
-        if (round == 0) {
-            state = new_state(unlimited);
-            OK(scalert_state_add_group(state, &group, &number));
-            OK(scalert_state_add_parameter(state, number, "weight", 2, shape, &number));
-            OK(scalert_state_memory(state, &plan));
-            need = plan.tier[SCALERT_TIER_DEVICE].used;
-            CHECK(need >= 1200 * (2 + 4 + 8 + 4)); /* bf16 weight, master, two moments, gradient sum */
-            CHECK(plan.tier[SCALERT_TIER_DEVICE].limit == UINT64_MAX);
-            OK(scalert_state_seal(state));
-            OK(scalert_state_memory(state, &held));
-            CHECK(held.tier[SCALERT_TIER_DEVICE].used == need);
-            CHECK(memory_of(unlimited).tier[SCALERT_TIER_DEVICE].weights == plan.tier[SCALERT_TIER_DEVICE].weights);
-            CHECK(memory_of(unlimited).tier[SCALERT_TIER_DEVICE].used == need);
-            scalert_state_destroy(state);
-            CHECK(memory_of(unlimited).tier[SCALERT_TIER_DEVICE].used == 0);
-            state = NULL;
-        }
-        runtime = runtime_with_budget(round == 0 ? need - 1 : need, 0);
-        state = new_state(runtime);
-        OK(scalert_state_add_group(state, &group, &number));
-        OK(scalert_state_add_parameter(state, number, "weight", 2, shape, &number));
-        if (round == 0) {
-            FAILS(scalert_state_seal(state), SCALERT_OUT_OF_BUDGET, "");
-            CHECK(memory_of(runtime).tier[SCALERT_TIER_DEVICE].used == 0);
-            FAILS(scalert_state_begin_step(state), SCALERT_FAILED_PRECONDITION, "seal");
-        } else
-            OK(scalert_state_seal(state));
-        scalert_state_destroy(state);
-        scalert_runtime_destroy(runtime);
-        scalert_runtime_destroy(unlimited);
-    }
+    uint32_t number;
+    OK(scalert_state_add_group(state, &group, &number));
+    OK(scalert_state_add_parameter(state, number, "weight", 2, shape, &number));
+    return state;
+}
+
+static uint64_t device_bytes_of(const scalert_state_t *state) {
+    scalert_memory_report_t report;
+    memset(&report, 0, sizeof report);
+    report.struct_size = sizeof report;
+    OK(scalert_state_memory(state, &report));
+    CHECK(report.tier[SCALERT_TIER_DEVICE].limit == UINT64_MAX);
+    return report.tier[SCALERT_TIER_DEVICE].used;
+}
+
+/* What seal takes is known before it; a budget of one byte less leaves the state as it was. */
+static void state_keeps_its_word(void) {
+    scalert_runtime_t *unlimited = cpu_runtime(), *tight, *enough;
+    scalert_state_t *state = one_matrix(unlimited);
+    const uint64_t need = device_bytes_of(state);
+    CHECK(need >= 1200 * (2 + 4 + 8 + 4)); /* bf16 weight, master, two moments, gradient sum */
+    CHECK(memory_of(unlimited).tier[SCALERT_TIER_DEVICE].used == 0);
+    OK(scalert_state_seal(state));
+    CHECK(device_bytes_of(state) == need && memory_of(unlimited).tier[SCALERT_TIER_DEVICE].used == need);
+    scalert_state_destroy(state);
+    CHECK(memory_of(unlimited).tier[SCALERT_TIER_DEVICE].used == 0);
+    scalert_runtime_destroy(unlimited);
+
+    tight = runtime_with_budget(need - 1, 0);
+    state = one_matrix(tight);
+    FAILS(scalert_state_seal(state), SCALERT_OUT_OF_BUDGET, "");
+    CHECK(memory_of(tight).tier[SCALERT_TIER_DEVICE].used == 0);
+    FAILS(scalert_state_begin_step(state), SCALERT_FAILED_PRECONDITION, "seal");
+    scalert_state_destroy(state);
+    scalert_runtime_destroy(tight);
+
+    enough = runtime_with_budget(need, 0);
+    state = one_matrix(enough);
+    OK(scalert_state_seal(state));
+    scalert_state_destroy(state);
+    scalert_runtime_destroy(enough);
 }
 
 static void workspace_is_reserved_inside_the_budget(void) {

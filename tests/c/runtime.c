@@ -18,7 +18,7 @@ static void last_error_outlives_success(void) {
     scalert_runtime_t *runtime;
     OK(scalert_last_error(&error));
     CHECK(error.status == SCALERT_OK && strcmp(error.message, "") == 0);
-    FAILS(scalert_runtime_create(NULL, NULL), SCALERT_INVALID_ARGUMENT, "out");
+    FAILS(scalert_runtime_create(NULL, &runtime), SCALERT_INVALID_ARGUMENT, "desc");
     runtime = cpu_runtime();
     OK(scalert_last_error(&error));
     CHECK(error.status == SCALERT_INVALID_ARGUMENT);
@@ -97,6 +97,8 @@ static void forked_child_computes(void) {
     if (child == 0) {
         out[5] = 0;
         product(stream, out);
+        scalert_stream_destroy(stream);
+        scalert_runtime_destroy(runtime);
         _exit(out[5] == 64.0f ? 0 : 1);
     }
     CHECK(waitpid(child, &status, 0) == child);

@@ -175,7 +175,7 @@ void a_throwing_allocator() {
 
 /* However the host's function misbehaves, the product is right, and the exception comes out of the call. */
 void a_throwing_thread_pool() {
-    constexpr int64_t n = 128;
+    constexpr int64_t n = 256;
     std::vector<float> a(n * n, 1.0f), c(n * n);
     const scalert::Tensor ta(a.data(), {n, n}), tc(c.data(), {n, n});
     int calls = 0;

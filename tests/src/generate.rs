@@ -27,8 +27,11 @@ fn arguments(header: &Header) -> String {
         if members.is_empty() {
             members.push_str("    int none;\n");
         }
-        write!(c, "struct args_{name} {{\n{members}}};\nvoid fixture_{name}(struct world *w, struct args_{name} *a);\n")
-            .expect("memory");
+        writeln!(
+            c,
+            "struct args_{name} {{\n{members}}};\nvoid fixture_{name}(struct world *w, struct args_{name} *a);"
+        )
+        .expect("memory");
     }
     c
 }
@@ -62,15 +65,15 @@ fn kind<'a>(header: &'a Header, item: &'a Declaration) -> (&'static str, Option<
 }
 
 fn items(header: &Header, c: &mut String, of: &str, table: &str, declarations: &[Declaration]) {
-    write!(c, "static const struct item {table}_items[] = {{\n").expect("memory");
+    writeln!(c, "static const struct item {table}_items[] = {{").expect("memory");
     for item in declarations {
         let name = &item.name;
         let (kind, record, handle) = kind(header, item);
         let record = record.map_or("NULL".to_string(), |r| format!("&record_{}", r.name));
         let handle = handle.map_or("NULL".to_string(), |h| format!("\"{h}\""));
-        write!(
+        writeln!(
             c,
-            "    {{\"{name}\", KIND_{kind}, offsetof({of}, {name}), sizeof((({of} *)0)->{name}), {record}, {handle}}},\n"
+            "    {{\"{name}\", KIND_{kind}, offsetof({of}, {name}), sizeof((({of} *)0)->{name}), {record}, {handle}}},"
         )
         .expect("memory");
     }
@@ -86,7 +89,7 @@ fn call(c: &mut String, function: &Function) {
         "void" => format!("begin_call(); {call}; return end_call();"),
         _ => format!("begin_call(); if (!{call}) return SCALERT_INTERNAL; return end_call();"),
     };
-    write!(
+    writeln!(
         c,
         "static void prepare_{name}(struct world *w, void *a) {{ fixture_{name}(w, a); }}\n\
          static int32_t call_{name}(void *p) {{ struct args_{name} *a = p; (void)a; {body} }}\n"
@@ -100,9 +103,9 @@ fn tables(header: &Header) -> String {
         let name = &record.name;
         items(header, &mut c, name, name, &record.fields);
         let count = record.fields.len();
-        write!(
+        writeln!(
             c,
-            "static const struct record record_{name} = {{\"{name}\", sizeof({name}), {name}_items, {count}}};\n"
+            "static const struct record record_{name} = {{\"{name}\", sizeof({name}), {name}_items, {count}}};"
         )
         .expect("memory");
     }
@@ -113,9 +116,9 @@ fn tables(header: &Header) -> String {
     c.push_str("const struct function functions[] = {\n");
     for function in &header.functions {
         let (name, count) = (&function.name, function.parameters.len());
-        write!(
+        writeln!(
             c,
-            "    {{\"{name}\", {name}_items, {count}, sizeof(struct args_{name}), prepare_{name}, call_{name}}},\n"
+            "    {{\"{name}\", {name}_items, {count}, sizeof(struct args_{name}), prepare_{name}, call_{name}}},"
         )
         .expect("memory");
     }
@@ -123,7 +126,7 @@ fn tables(header: &Header) -> String {
     c.push_str("void destroy_handle(const char *type, void *handle) {\n");
     for handle in &header.handles {
         let destroy = format!("{}_destroy", handle.trim_end_matches("_t"));
-        write!(c, "    if (strcmp(type, \"{handle}\") == 0) {destroy}(handle);\n").expect("memory");
+        writeln!(c, "    if (strcmp(type, \"{handle}\") == 0) {destroy}(handle);").expect("memory");
     }
     c.push_str("}\n");
     c
@@ -134,10 +137,10 @@ fn layout(header: &Header) -> String {
     let mut c = String::from("#include \"scaleRT.h\"\n#include <stdio.h>\nint main(void) {\n");
     for record in &header.records {
         let name = &record.name;
-        write!(c, "    printf(\"struct {name} %zu\\n\", sizeof({name}));\n").expect("memory");
+        writeln!(c, "    printf(\"struct {name} %zu\\n\", sizeof({name}));").expect("memory");
         for field in &record.fields {
             let field = &field.name;
-            write!(
+            writeln!(
                 c,
                 "    printf(\"  {field} %zu %zu\\n\", offsetof({name}, {field}), sizeof((({name} *)0)->{field}));\n"
             )
@@ -145,7 +148,7 @@ fn layout(header: &Header) -> String {
         }
     }
     for (name, _) in &header.constants {
-        write!(c, "    printf(\"constant {name} %lld\\n\", (long long)({name}));\n").expect("memory");
+        writeln!(c, "    printf(\"constant {name} %lld\\n\", (long long)({name}));").expect("memory");
     }
     c.push_str("    return 0;\n}\n");
     c

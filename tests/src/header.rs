@@ -1,6 +1,5 @@
 //! A small reader of `scaleRT.h`: enough of C to know every function, struct and constant that it declares.
 
-
 /// A declared name with its type: a parameter, or a field of a struct.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Declaration {
@@ -207,7 +206,6 @@ fn declaration(text: &str) -> Declaration {
     Declaration { name: plain[start..].to_string(), c_type: spaced(&plain[..start]), text: text.into(), array }
 }
 
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -246,6 +244,11 @@ mod tests {
         let header = Header::parse(text);
         let code = without_comments(text);
         assert_eq!(header.records.len(), code.matches("typedef struct").count() - header.handles.len());
-        assert_eq!(header.functions.len(), code.split("scalert_").filter(|s| s.split(|c| !is_word(c)).next().is_some_and(|w| s[w.len()..].starts_with('('))).count());
+        assert_eq!(
+            header.functions.len(),
+            code.split("scalert_")
+                .filter(|s| s.split(|c| !is_word(c)).next().is_some_and(|w| s[w.len()..].starts_with('(')))
+                .count()
+        );
     }
 }

@@ -1,12 +1,12 @@
 //! The operations, by section of the header.
 
 pub mod activation;
-//pub mod attention;
-//pub mod embedding;
-//pub mod gemm;
-//pub mod loss;
-//pub mod moving;
-//pub mod norm;
+pub mod attention;
+pub mod embedding;
+pub mod gemm;
+pub mod loss;
+pub mod moving;
+pub mod norm;
 pub mod optimizer;
 pub mod sum;
 

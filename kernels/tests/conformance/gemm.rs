@@ -1,4 +1,4 @@
-use crate::harness::{Rng, Tensor, assert_each_close, epsilon, levels, run_everywhere, run_with};
+use crate::harness::{Rng, Tensor, assert_each_close, epsilon, half_denormal, levels, run_everywhere, run_with};
 use scalert_kernels::backend::cpu::Level;
 use scalert_kernels::dtype::DType;
 use scalert_kernels::ops::Op;
@@ -6,11 +6,6 @@ use scalert_kernels::ops::gemm::{Activation, Compute, Gemm, reference};
 use scalert_kernels::view::View;
 
 const TRANSPOSES: [[bool; 2]; 4] = [[false, false], [true, false], [false, true], [true, true]];
-
-/// Half of the smallest denormal of the dtype.
-fn tiny(dtype: DType) -> f64 {
-    if dtype == DType::F16 { 2f64.powi(-25) } else { 2f64.powi(-133) }
-}
 
 fn exchanged(shape: &[usize], transposed: bool) -> Vec<usize> {
     let mut shape = shape.to_vec();
@@ -105,7 +100,8 @@ impl Case {
         // Slopes of GELU are below 1.13; its own tolerance is 16 units.
         let gelu = if self.activation == Activation::None { 0.0 } else { 16.0 };
         let dtype = self.c.dtype();
-        let tolerance = |i: usize| (k as f64 + 4.0 + gelu) * 1.13 * 2f64.powi(-24) * magnitude[i] + tiny(dtype);
+        let tolerance =
+            |i: usize| (k as f64 + 4.0 + gelu) * 1.13 * 2f64.powi(-24) * magnitude[i] + half_denormal(dtype);
         for (level, outputs) in run_everywhere(|level, threads| self.run(level, threads)) {
             let what = format!("{what} {:?} {:?} {} {}", self.dims, self.transposes, self.a.dtype(), level.name());
             assert_each_close(&format!("{what} c"), &outputs[0], &after, epsilon(dtype), tolerance);

@@ -134,6 +134,15 @@ impl Tensor {
         }
     }
 
+    /// Sets the bits of all elements of a 16-bit tensor.
+    pub fn set_bits16(&mut self, f: impl Fn(usize) -> u16) {
+        assert_eq!(self.dtype.size(), 2);
+        for i in 0..self.numel() {
+            // SAFETY: an element of two bytes.
+            unsafe { self.address(i).cast::<u16>().write_unaligned(f(i)) };
+        }
+    }
+
     /// The bits of every element, row-major, zero-extended.
     pub fn bits(&self) -> Vec<u64> {
         (0..self.numel())
@@ -248,6 +257,23 @@ pub fn assert_same(what: &str, actual: &Tensor, expected: &Tensor) {
         assert!(a == e || (x.is_nan() && y.is_nan()), "{what}: element {i} is {x:e} ({a:#x}), expected {y:e} ({e:#x})");
     }
 }
+
+/// Shapes, row padding and misalignment in elements for element-wise operations: scalars, nothing, sizes around the
+/// vector widths, several tasks, rows longer and shorter than a vector and a task, all dimensions.
+pub const LAYOUTS: [(&[usize], usize, usize); 12] = [
+    (&[], 0, 1),
+    (&[0], 0, 0),
+    (&[1], 0, 1),
+    (&[15], 0, 3),
+    (&[33], 0, 1),
+    (&[64], 0, 0),
+    (&[16_500], 0, 1),
+    (&[3, 0], 0, 0),
+    (&[37, 129], 5, 1),
+    (&[70, 3], 1, 0),
+    (&[1, 16_390], 1, 1),
+    (&[2, 3, 2, 5, 7], 3, 1),
+];
 
 /// Values that break careless code: zeros of both signs, denormals, ties of narrower types, the largest, infinities,
 /// NaN; between them normal values of all magnitudes.

@@ -10,6 +10,9 @@ enum Function {
     Exp,
     Exp2,
     Log,
+    LogSameBits,
+    SinTurn,
+    CosTurn,
     Tanh,
     Erf,
     Sigmoid,
@@ -34,6 +37,9 @@ impl Kernel for Apply<'_> {
                 Function::Exp => math::exp(s, x),
                 Function::Exp2 => math::exp2(s, x),
                 Function::Log => math::log(s, x),
+                Function::LogSameBits => math::log_same_bits(s, x),
+                Function::SinTurn => math::sin_cos_turn(s, s.bits(x)).0,
+                Function::CosTurn => math::sin_cos_turn(s, s.bits(x)).1,
                 Function::Tanh => math::tanh(s, x),
                 Function::Erf => math::erf(s, x),
                 Function::Sigmoid => math::sigmoid(s, x),
@@ -169,6 +175,56 @@ fn sines_and_cosines_are_within_their_bound() {
 fn log_is_within_its_bound() {
     for x in [sweep(1e-45, f32::MAX, 1009), sweep(0.5, 2.0, 7), SPECIAL.to_vec(), vec![-1.0, -1e-40, -1e30]] {
         check(Function::Log, &x, f64::ln, |_| 1.5);
+    }
+}
+
+#[test]
+fn log_same_bits_is_within_its_bound() {
+    for x in [sweep(1e-45, f32::MAX, 1009), sweep(0.5, 2.0, 7), SPECIAL.to_vec(), vec![-1.0, -1e-40, -1e30]] {
+        check(Function::LogSameBits, &x, f64::ln, |_| 1.5);
+    }
+}
+
+#[test]
+fn sines_and_cosines_of_a_turn_are_within_their_bound() {
+    let mut turns: Vec<u32> = (0..=u32::MAX).step_by(4099).collect();
+    let eighths = (0..8u32).flat_map(|k| [-1i32, 0, 1].map(|d| (k << 29).wrapping_add_signed(d)));
+    turns.extend(eighths);
+    turns.resize(turns.len().next_multiple_of(16), 0);
+    for function in [Function::SinTurn, Function::CosTurn] {
+        let exact = if function == Function::SinTurn { f64::sin } else { f64::cos };
+        for level in levels() {
+            let mut y: Vec<f32> = turns.iter().map(|t| f32::from_bits(*t)).collect();
+            Cpu::new(level, &Inline, &mut []).dispatch(Apply { function, values: &mut y });
+            for (turn, y) in turns.iter().zip(&y) {
+                let e = exact(std::f64::consts::TAU * f64::from(*turn) / 2f64.powi(32));
+                assert!(
+                    (f64::from(*y) - e).abs() <= 2e-7,
+                    "{} {function:?} of {turn:#x} is {y}, not {e}",
+                    level.name()
+                );
+            }
+        }
+    }
+}
+
+#[test]
+fn what_promises_the_same_bits_has_them_at_every_level() {
+    let mut x: Vec<f32> = (0..=u32::MAX).step_by(4099).map(f32::from_bits).collect();
+    x.truncate(x.len() / 16 * 16);
+    for function in [Function::LogSameBits, Function::SinTurn, Function::CosTurn] {
+        let at = |level| {
+            let mut y = x.clone();
+            Cpu::new(level, &Inline, &mut []).dispatch(Apply { function, values: &mut y });
+            y
+        };
+        let first = at(levels()[0]);
+        for level in levels() {
+            for ((x, a), b) in x.iter().zip(at(level)).zip(&first) {
+                let same = a.to_bits() == b.to_bits() || (a.is_nan() && b.is_nan());
+                assert!(same, "{} {function:?} of {x:e}: {a:e}, not {b:e}", level.name());
+            }
+        }
     }
 }
 

@@ -34,19 +34,7 @@ pub fn assert_bits<const N: usize>(
     scalar: impl Fn(f32, f32, [f32; N]) -> (f32, [f32; N]),
 ) {
     let mut rng = Rng(3);
-    let layouts: [(&[usize], usize, usize); 10] = [
-        (&[0], 0, 0),
-        (&[1], 0, 1),
-        (&[], 0, 1),
-        (&[15], 0, 3),
-        (&[33], 0, 1),
-        (&[16_500], 0, 1),
-        (&[3, 0], 0, 0),
-        (&[37, 129], 5, 1),
-        (&[1, 16_390], 1, 1),
-        (&[2, 3, 2, 5, 7], 3, 1),
-    ];
-    for (shape, padding, offset) in layouts {
+    for (shape, padding, offset) in LAYOUTS {
         for dtype in DType::FLOATS {
             for weight in [None, Some(DType::F32), Some(DType::BF16), Some(DType::F16)] {
                 let adversarial = rng.below(3) > 0;

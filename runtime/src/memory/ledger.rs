@@ -32,7 +32,7 @@ pub struct TierReport {
 impl TierReport {
     fn new(limit: u64, peak: u64, purposes: [u64; Purpose::ALL.len()]) -> TierReport {
         let [weights, master, moments, gradients, workspace, arena, other] = purposes;
-        let used = purposes.iter().sum();
+        let used = purposes.iter().fold(0u64, |sum, bytes| sum.saturating_add(*bytes));
         // A charge under way on another thread may have reached the purpose before the peak.
         TierReport { limit, used, peak: peak.max(used), weights, master, moments, gradients, workspace, arena, other }
     }
@@ -46,11 +46,12 @@ pub struct MemoryReport {
 }
 
 impl MemoryReport {
-    /// What these charges on `tier` come to, without a limit.
+    /// What these charges on `tier` come to, without a limit; at most `u64::MAX`.
     pub(crate) fn of(tier: Tier, charges: &[Charge]) -> MemoryReport {
-        let mut purposes = [[0; Purpose::ALL.len()]; 4];
+        let mut purposes = [[0u64; Purpose::ALL.len()]; 4];
         for charge in charges {
-            purposes[tier as usize][charge.purpose as usize] += charge.bytes;
+            let bytes = &mut purposes[tier as usize][charge.purpose as usize];
+            *bytes = bytes.saturating_add(charge.bytes);
         }
         MemoryReport { tier: purposes.map(|p| TierReport::new(u64::MAX, 0, p)) }
     }

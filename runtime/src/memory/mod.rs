@@ -30,11 +30,6 @@ impl Tier {
     /// All tiers, in the order of their numbers.
     pub const ALL: [Tier; 4] = [Tier::Device, Tier::Pinned, Tier::Host, Tier::Disk];
 
-    /// The tier with this number.
-    pub fn from_raw(raw: i32) -> Option<Tier> {
-        Tier::ALL.into_iter().find(|t| *t as i32 == raw)
-    }
-
     /// Name as in the C header without its prefix.
     pub fn name(self) -> &'static str {
         ["DEVICE", "PINNED", "HOST", "DISK"][self as usize]

@@ -19,13 +19,6 @@ pub enum Optimizer {
     Lion = 2,
 }
 
-impl Optimizer {
-    /// The optimizer with this number.
-    pub fn from_raw(raw: i32) -> Option<Optimizer> {
-        [Optimizer::AdamW, Optimizer::Sgd, Optimizer::Lion].into_iter().find(|o| *o as i32 == raw)
-    }
-}
-
 fn or(value: f32, default: f32) -> f32 {
     if value == 0.0 { default } else { value }
 }

@@ -19,14 +19,6 @@ pub enum ScheduleKind {
     WarmupStableDecay = 4,
 }
 
-impl ScheduleKind {
-    /// The kind with this number.
-    pub fn from_raw(raw: i32) -> Option<ScheduleKind> {
-        use ScheduleKind::*;
-        [Constant, Cosine, Linear, InverseSquareRoot, WarmupStableDecay].into_iter().find(|k| *k as i32 == raw)
-    }
-}
-
 /// A learning rate for each step.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
 pub struct Schedule {

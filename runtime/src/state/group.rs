@@ -246,12 +246,4 @@ impl Group {
         let master = || self.slice(&self.storage().master, DType::F32, parameter);
         self.weight_copy(parameter).unwrap_or_else(master)
     }
-
-    /// Sets a range of the gradient accumulators to zero.
-    pub(super) fn clear_gradients(&self, range: std::ops::Range<usize>) {
-        assert!(range.end <= self.layout.len());
-        let data = self.storage().gradient.data().cast::<f32>();
-        // SAFETY: the range lies inside the block, which one call at a time uses.
-        unsafe { data.add(range.start).write_bytes(0, range.len()) };
-    }
 }

@@ -30,7 +30,8 @@ use machine::{Machine, Refusal};
 use parameter::Parameter;
 use scalert_kernels::dtype::DType;
 use scalert_kernels::exact_sum::WORDS;
-use scalert_kernels::ops::accumulate::Accumulate;
+use scalert_kernels::ops::cast::{Cast, Rounding};
+use scalert_kernels::ops::fill::Fill;
 use scalert_kernels::ops::write_back::WriteBack;
 use scalert_kernels::view::{MAX_DIMS, View};
 use std::collections::HashSet;
@@ -76,10 +77,10 @@ impl Inner {
     }
 
     /// Puts a refusal into words.
-    fn refuse(&self, call: &str, refusal: Refusal) -> Error {
+    fn refuse(&self, refusal: Refusal) -> Error {
         Error::precondition(match refusal {
-            Refusal::Order(why) => format!("{call}: {why}"),
-            Refusal::Parameter(i, why) => format!("{call}: parameter {i} '{}' {why}", self.parameters[i].name()),
+            Refusal::Order(why) => why.to_owned(),
+            Refusal::Parameter(i, why) => format!("parameter {i} '{}' {why}", self.parameters[i].name()),
         })
     }
 
@@ -103,11 +104,6 @@ impl Inner {
             let data = block.data().cast::<i64>().add(word);
             View::new("scratch", data.as_ptr().cast(), DType::I64, &[words], &[1]).expect("a valid view")
         }
-    }
-
-    /// Copies elements; counts those that are not finite in the scratch.
-    fn copy<'a>(&'a self, x: View<'a>, y: View<'a>) -> Accumulate<'a> {
-        Accumulate { x, overwrite: true, y, nonfinite: self.scratch(WORDS, 1), square_sum: None }
     }
 }
 
@@ -152,7 +148,7 @@ impl State {
     /// Adds a group and gives its number. Before seal.
     pub fn add_group(&self, desc: &GroupDesc) -> Result<u32> {
         let mut inner = self.take()?;
-        inner.machine.can_build().map_err(|r| inner.refuse("add_group", r))?;
+        inner.machine.can_build().map_err(|r| inner.refuse(r))?;
         desc.check()?;
         let number = inner.groups.len() as u32;
         inner.groups.push(Group::new(*desc));
@@ -162,7 +158,7 @@ impl State {
     /// Adds a parameter and gives its number over all groups. The name is unique, UTF-8 and not empty. Before seal.
     pub fn add_parameter(&self, group: u32, name: &CStr, shape: &[i64]) -> Result<u32> {
         let mut inner = self.take()?;
-        inner.machine.can_build().map_err(|r| inner.refuse("add_parameter", r))?;
+        inner.machine.can_build().map_err(|r| inner.refuse(r))?;
         if group as usize >= inner.groups.len() {
             let groups = inner.groups.len();
             return Err(Error::invalid("group", format!("{group} must be below the number of groups, {groups}")));
@@ -180,7 +176,7 @@ impl State {
         let shape: Vec<usize> =
             shape.iter().map(|extent| usize::try_from(*extent).ok()).collect::<Option<_>>().ok_or_else(refused)?;
         let number = u32::try_from(inner.parameters.len()).ok().filter(|n| *n < u32::MAX);
-        let number = number.ok_or_else(|| Error::precondition("add_parameter: the state has too many parameters"))?;
+        let number = number.ok_or_else(|| Error::precondition("the state has too many parameters"))?;
         let range = layout::numel(&shape)
             .and_then(|numel| inner.groups[group as usize].layout.push(numel))
             .ok_or_else(refused)?;
@@ -199,7 +195,7 @@ impl State {
     /// Fixes the layout and allocates; all weights and moments are zero. A failure leaves the state as it was.
     pub fn seal(&self) -> Result<()> {
         let mut inner = self.take()?;
-        inner.machine.can_build().map_err(|r| inner.refuse("seal", r))?;
+        inner.machine.can_build().map_err(|r| inner.refuse(r))?;
         let charges = inner.charges();
         let mut blocks = Block::new_all(self.runtime.memory(), Tier::Device, &charges, true)?.into_iter();
         inner.groups.iter_mut().for_each(|group| group.seal(&mut blocks));
@@ -229,9 +225,9 @@ impl State {
     pub fn read(&self, stream: &Stream, parameter: u32, part: Part, destination: View<'_>) -> Result<()> {
         let inner = self.take()?;
         let i = inner.index(parameter)?;
-        inner.machine.can_use().map_err(|r| inner.refuse("read", r))?;
+        inner.machine.can_use().map_err(|r| inner.refuse(r))?;
         if part == Part::Gradient && !inner.machine.in_step() {
-            return Err(Error::precondition("read: no step has been begun, so there is no gradient"));
+            return Err(Error::precondition("no step has been begun, so there is no gradient"));
         }
         let (group, parameter) = (inner.group_of(i), &inner.parameters[i]);
         let source = part_of(group, parameter, part)?;
@@ -239,14 +235,11 @@ impl State {
         destination.expect_shape("destination", &parameter.info.shape, "the parameter's shape")?;
         destination.expect_writable_rows("destination")?;
         let mut queue = self.begin(stream)?;
-        let copy = inner.copy(source, destination);
-        queue.prepare(&copy)?;
         if part == Part::Gradient && !inner.machine.has_gradient(i) {
-            // What lies there is of an earlier step; the first micro-batch overwrites it.
-            group.clear_gradients(parameter.range.clone());
+            // What the accumulator holds is of an earlier step; the first micro-batch overwrites it.
+            return queue.submit(&Fill { value: 0.0, y: destination });
         }
-        queue.run(&copy);
-        Ok(())
+        queue.submit(&Cast { x: source, rounding: Rounding::NearestEven, y: destination })
     }
 
     /// Copies a part of a parameter in; `source` is a float tensor of the parameter's shape. Outside of a step, while
@@ -254,7 +247,7 @@ impl State {
     pub fn write(&self, stream: &Stream, parameter: u32, part: Part, source: View<'_>) -> Result<()> {
         let inner = self.take()?;
         let i = inner.index(parameter)?;
-        inner.machine.can_write(i).map_err(|r| inner.refuse("write", r))?;
+        inner.machine.can_write(i).map_err(|r| inner.refuse(r))?;
         if part == Part::Gradient {
             return Err(Error::invalid("part", "GRADIENT is read only"));
         }
@@ -264,7 +257,7 @@ impl State {
         source.expect_shape("source", &parameter.info.shape, "the parameter's shape")?;
         source.expect_rows("source")?;
         let mut queue = self.begin(stream)?;
-        let copy = inner.copy(source, destination);
+        let copy = Cast { x: source, rounding: Rounding::NearestEven, y: destination };
         let round = group.weight_copy(parameter).filter(|_| part == Part::Master);
         let round = round.map(|weight| WriteBack { master: destination, weight });
         queue.prepare(&copy)?;
@@ -277,7 +270,7 @@ impl State {
     /// Sets the number of steps taken, which bias corrections and momentum depend on. Outside of a step.
     pub fn set_step(&self, step: u64) -> Result<()> {
         let mut inner = self.take()?;
-        inner.machine.can_change().map_err(|r| inner.refuse("set_step", r))?;
+        inner.machine.can_change().map_err(|r| inner.refuse(r))?;
         inner.steps = step;
         Ok(())
     }
@@ -287,7 +280,7 @@ impl State {
     pub fn acquire(&self, parameter: u32, stream: &Stream) -> Result<View<'_>> {
         let mut inner = self.take()?;
         let i = inner.index(parameter)?;
-        inner.machine.can_acquire(i).map_err(|r| inner.refuse("acquire", r))?;
+        inner.machine.can_acquire(i).map_err(|r| inner.refuse(r))?;
         self.begin(stream)?;
         inner.machine.acquire(i);
         Ok(inner.group_of(i).weight(&inner.parameters[i]))
@@ -297,7 +290,7 @@ impl State {
     pub fn release(&self, parameter: u32, stream: &Stream) -> Result<()> {
         let mut inner = self.take()?;
         let i = inner.index(parameter)?;
-        inner.machine.can_release(i).map_err(|r| inner.refuse("release", r))?;
+        inner.machine.can_release(i).map_err(|r| inner.refuse(r))?;
         self.begin(stream)?;
         inner.machine.release(i);
         Ok(())

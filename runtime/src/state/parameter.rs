@@ -21,11 +21,6 @@ pub enum Part {
 }
 
 impl Part {
-    /// The part with this number.
-    pub fn from_raw(raw: i32) -> Option<Part> {
-        [Part::Master, Part::Moment1, Part::Moment2, Part::Gradient].into_iter().find(|p| *p as i32 == raw)
-    }
-
     /// Name as in the C header without its prefix.
     pub fn name(self) -> &'static str {
         ["MASTER", "MOMENT1", "MOMENT2", "GRADIENT"][self as usize]

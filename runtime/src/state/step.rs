@@ -21,6 +21,7 @@ use scalert_kernels::dtype::DType;
 use scalert_kernels::exact_sum::{Accumulator, WORDS};
 use scalert_kernels::ops::accumulate::Accumulate;
 use scalert_kernels::ops::exact_sum::ExactSum;
+use scalert_kernels::ops::fill::Fill;
 use scalert_kernels::view::View;
 
 /// How a step is taken. 0 is always the default.
@@ -143,7 +144,7 @@ impl State {
     /// Begins a step.
     pub fn begin_step(&self) -> Result<()> {
         let mut inner = self.take()?;
-        inner.machine.can_change().map_err(|r| inner.refuse("begin_step", r))?;
+        inner.machine.can_change().map_err(|r| inner.refuse(r))?;
         inner.machine.begin_step();
         inner.overflow = None;
         Ok(())
@@ -152,7 +153,7 @@ impl State {
     /// Begins a micro-batch.
     pub fn begin_micro(&self) -> Result<()> {
         let mut inner = self.take()?;
-        inner.machine.can_begin_micro().map_err(|r| inner.refuse("begin_micro", r))?;
+        inner.machine.can_begin_micro().map_err(|r| inner.refuse(r))?;
         inner.machine.begin_micro();
         Ok(())
     }
@@ -168,7 +169,7 @@ impl State {
     ) -> Result<()> {
         let mut inner = self.take()?;
         let i = inner.index(parameter)?;
-        inner.machine.can_gradient(i).map_err(|r| inner.refuse("gradient_ready", r))?;
+        inner.machine.can_gradient(i).map_err(|r| inner.refuse(r))?;
         gradient.expect_dtype("gradient", &DType::FLOATS)?;
         gradient.expect_shape("gradient", &inner.parameters[i].info.shape, "the parameter's shape")?;
         gradient.expect_rows("gradient")?;
@@ -202,7 +203,7 @@ impl State {
     /// given.
     pub fn end_micro(&self) -> Result<()> {
         let mut inner = self.take()?;
-        inner.machine.can_end_micro().map_err(|r| inner.refuse("end_micro", r))?;
+        inner.machine.can_end_micro().map_err(|r| inner.refuse(r))?;
         inner.machine.end_micro();
         Ok(())
     }
@@ -210,7 +211,7 @@ impl State {
     /// Drops a begun step with its gradients.
     pub fn abandon_step(&self) -> Result<()> {
         let mut inner = self.take()?;
-        inner.machine.can_abandon().map_err(|r| inner.refuse("abandon_step", r))?;
+        inner.machine.can_abandon().map_err(|r| inner.refuse(r))?;
         inner.machine.end_step();
         Ok(())
     }
@@ -220,7 +221,7 @@ impl State {
     /// acquired. Without any micro-batch the gradients are zero.
     pub fn step(&self, stream: &Stream, desc: &StepDesc<'_>) -> Result<()> {
         let mut inner = self.take()?;
-        inner.machine.can_step().map_err(|r| inner.refuse("step", r))?;
+        inner.machine.can_step().map_err(|r| inner.refuse(r))?;
         let mut queue = self.begin(stream)?;
         let mut scaler = match desc.scaler {
             Some(scaler) if !scaler.runtime().is(&self.runtime) => {
@@ -239,12 +240,13 @@ impl State {
             step: taken,
         };
         for group in &inner.groups {
+            queue.prepare(&Fill { value: 0.0, y: group.gradients() })?;
             queue.prepare(&inner.square_sum(group.gradients()))?;
             group.update(&rates(1.0)).prepare(&mut queue)?;
         }
 
         if inner.machine.micros() == 0 {
-            inner.groups.iter().for_each(|group| group.clear_gradients(0..group.layout.len()));
+            inner.groups.iter().for_each(|group| queue.run(&Fill { value: 0.0, y: group.gradients() }));
         }
         let mut result = StepResult {
             step: inner.steps,
@@ -294,7 +296,7 @@ impl State {
     pub fn step_result_wait(&self) -> Result<(StepResult, Result<()>)> {
         let inner = self.take()?;
         let Some(Outcome { result, collapsed }) = &inner.last else {
-            return Err(Error::precondition("step_result_wait: no step has been taken"));
+            return Err(Error::precondition("no step has been taken"));
         };
         let verdict = match (collapsed, result.overflow_parameter, result.overflow_micro) {
             (true, Some(parameter), Some(micro)) => Err(Error::new(

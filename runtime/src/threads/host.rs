@@ -1,13 +1,12 @@
 //! The host's threads behind a `parallel_for` callback, which is not trusted.
 
+use crate::device::MAX_THREADS;
 use crate::log::{Log, LogLevel};
 use std::any::Any;
 use std::ffi::c_void;
 use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
-use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
-
-use crate::device::MAX_THREADS;
 
 /// The host's threads.
 pub trait HostThreads: Send + Sync {
@@ -25,6 +24,8 @@ pub(super) struct Host {
     host: Arc<dyn HostThreads>,
     threads: u32,
     log: Log,
+    /// Whether the log has heard of a body left out: once is enough.
+    warned: AtomicBool,
 }
 
 /// One `parallel_for` in progress.
@@ -63,7 +64,7 @@ unsafe extern "C" fn trampoline(context: *mut c_void, index: u32) {
 
 impl Host {
     pub(super) fn new(host: Arc<dyn HostThreads>, log: Log) -> Host {
-        Host { threads: host.threads(), host, log }
+        Host { threads: host.threads(), host, log, warned: AtomicBool::new(false) }
     }
 
     pub(super) fn threads(&self) -> u32 {
@@ -84,7 +85,7 @@ impl Host {
         unsafe { self.host.parallel_for(n, trampoline, (&raw const call).cast_mut().cast()) };
         // A host that calls bodies twice or with other numbers was ignored; what it left out is done here.
         let left_out = (0..n).filter(|i| call.run(*i)).count();
-        if left_out > 0 {
+        if left_out > 0 && !self.warned.swap(true, Ordering::Relaxed) {
             self.log.write(LogLevel::Warn, || format!("parallel_for of the host left out {left_out} of {n} bodies"));
         }
         // A host that returns too early still runs bodies that use this frame: wait for them.

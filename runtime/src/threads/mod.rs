@@ -12,7 +12,7 @@ use scalert_kernels::backend::cpu::Workers;
 use std::sync::Arc;
 
 /// The threads of a runtime.
-pub struct Threads(Kind);
+pub(crate) struct Threads(Kind);
 
 enum Kind {
     Caller,
@@ -32,7 +32,7 @@ impl Threads {
     }
 
     /// Most bodies that run at the same time.
-    pub fn threads(&self) -> u32 {
+    pub(crate) fn threads(&self) -> u32 {
         match &self.0 {
             Kind::Caller => 1,
             Kind::Own(own) => own.threads(),

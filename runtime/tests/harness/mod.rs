@@ -2,6 +2,8 @@
 //! watch and fail.
 #![allow(dead_code, unreachable_pub)]
 
+pub mod small_state;
+
 use scalert_kernels::backend::cpu::Cpu;
 use scalert_runtime::dtype::{bf16, f16};
 use scalert_runtime::ops::Op;
@@ -142,7 +144,7 @@ pub fn runtime(threads: u32) -> Runtime {
 /// Memory with a record of what is lent out, filled with garbage, that fails at a chosen call.
 #[derive(Default)]
 pub struct Hook {
-    live: Mutex<HashMap<usize, (usize, usize, Tier)>>,
+    pub live: Mutex<HashMap<usize, (usize, usize, Tier)>>,
     pub calls: AtomicUsize,
     /// The call that fails, counted from 1; 0 = none.
     pub fail_at: AtomicUsize,

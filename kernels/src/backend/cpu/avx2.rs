@@ -83,6 +83,12 @@ impl Simd for Avx2 {
             let (low, high) = widen(x);
             (_mm256_fmadd_pd(low, low, a.0), _mm256_fmadd_pd(high, high, a.1))
         };
+        fn sum_sixteen(a: [(__m256d, __m256d); 2]) -> f64 = {
+            let (low, high) = (_mm256_add_pd(a[0].0, a[1].0), _mm256_add_pd(a[0].1, a[1].1));
+            let c = _mm256_add_pd(low, high);
+            let d = _mm_add_pd(_mm256_castpd256_pd128(c), _mm256_extractf128_pd::<1>(c));
+            _mm_cvtsd_f64(_mm_add_sd(d, _mm_unpackhi_pd(d, d)))
+        };
         fn transpose4(a: [__m256i; 4]) -> [__m256i; 4] = {
             let (low01, high01) = (_mm256_unpacklo_epi32(a[0], a[1]), _mm256_unpackhi_epi32(a[0], a[1]));
             let (low23, high23) = (_mm256_unpacklo_epi32(a[2], a[3]), _mm256_unpackhi_epi32(a[2], a[3]));
@@ -138,14 +144,6 @@ impl Simd for Avx2 {
     unsafe fn store_partial(self, p: *mut f32, x: __m256, n: usize) {
         // SAFETY: masked lanes are not written.
         unsafe { _mm256_maskstore_ps(p, first(n), x) }
-    }
-    #[inline(always)]
-    unsafe fn store_d(self, p: *mut f64, a: (__m256d, __m256d)) {
-        // SAFETY: the caller's promise: 8 elements.
-        unsafe {
-            _mm256_storeu_pd(p, a.0);
-            _mm256_storeu_pd(p.add(4), a.1);
-        }
     }
     #[inline(always)]
     unsafe fn load_u16(self, p: *const u16) -> __m256i {

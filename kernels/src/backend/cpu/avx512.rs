@@ -89,6 +89,12 @@ impl<const DOT_BF16: bool> Simd for Avx512<DOT_BF16> {
             let (low, high) = widen(x);
             (_mm512_fmadd_pd(low, low, a.0), _mm512_fmadd_pd(high, high, a.1))
         };
+        fn sum_sixteen(a: [(__m512d, __m512d); 2]) -> f64 = {
+            let b = _mm512_add_pd(a[0].0, a[0].1);
+            let c = _mm256_add_pd(_mm512_castpd512_pd256(b), _mm512_extractf64x4_pd::<1>(b));
+            let d = _mm_add_pd(_mm256_castpd256_pd128(c), _mm256_extractf128_pd::<1>(c));
+            _mm_cvtsd_f64(_mm_add_sd(d, _mm_unpackhi_pd(d, d)))
+        };
         fn transpose4(a: [__m512i; 4]) -> [__m512i; 4] = {
             let (low01, high01) = (_mm512_unpacklo_epi32(a[0], a[1]), _mm512_unpackhi_epi32(a[0], a[1]));
             let (low23, high23) = (_mm512_unpacklo_epi32(a[2], a[3]), _mm512_unpackhi_epi32(a[2], a[3]));
@@ -154,14 +160,6 @@ impl<const DOT_BF16: bool> Simd for Avx512<DOT_BF16> {
     unsafe fn store_partial(self, p: *mut f32, x: __m512, n: usize) {
         // SAFETY: masked lanes are not written.
         unsafe { _mm512_mask_storeu_ps(p, first(n), x) }
-    }
-    #[inline(always)]
-    unsafe fn store_d(self, p: *mut f64, a: (__m512d, __m512d)) {
-        // SAFETY: the caller's promise: 16 elements.
-        unsafe {
-            _mm512_storeu_pd(p, a.0);
-            _mm512_storeu_pd(p.add(8), a.1);
-        }
     }
     #[inline(always)]
     unsafe fn load_u16(self, p: *const u16) -> __m512i {

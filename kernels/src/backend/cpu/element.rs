@@ -85,12 +85,12 @@ impl Element for f32 {
 }
 
 macro_rules! half_element {
-    ($t:ty, $dtype:expr, $from:expr, $widen:ident, $narrow:ident) => {
+    ($t:ty, $dtype:expr, $to:expr, $from:expr, $widen:ident, $narrow:ident) => {
         impl Element for $t {
             const DTYPE: DType = $dtype;
             #[inline(always)]
             fn to_f32(self) -> f32 {
-                <$t>::to_f32(self)
+                $to(self)
             }
             #[inline(always)]
             fn from_f32(x: f32) -> $t {
@@ -123,45 +123,38 @@ macro_rules! half_element {
 half_element!(
     bf16,
     DType::BF16,
+    bf16::to_f32,
     |x: f32| bf16::from_bits(bf16_bits_nearest_even(x.to_bits())),
     bf16_to_f32,
     f32_to_bf16
 );
-half_element!(f16, DType::F16, f16::from_f32, f16_to_f32, f32_to_f16);
+half_element!(f16, DType::F16, f16::to_f32, f16::from_f32, f16_to_f32, f32_to_f16);
 
 /// bf16 stored rounded to nearest with ties away from zero, as every optimizer writes weights back.
 #[derive(Clone, Copy)]
 #[repr(transparent)]
 pub(crate) struct Bf16Away(bf16);
 
-impl Element for Bf16Away {
-    const DTYPE: DType = DType::BF16;
-    #[inline(always)]
-    fn to_f32(self) -> f32 {
-        self.0.to_f32()
-    }
-    #[inline(always)]
-    fn from_f32(x: f32) -> Bf16Away {
-        Bf16Away(bf16::from_bits(bf16_bits_nearest_away(x.to_bits())))
-    }
-    #[inline(always)]
-    unsafe fn load<S: Simd>(s: S, p: *const Bf16Away) -> S::F {
-        // SAFETY: the caller's promise.
-        unsafe { bf16::load(s, p.cast()) }
-    }
-    #[inline(always)]
-    unsafe fn load_partial<S: Simd>(s: S, p: *const Bf16Away, n: usize) -> S::F {
-        // SAFETY: the caller's promise.
-        unsafe { bf16::load_partial(s, p.cast(), n) }
-    }
-    #[inline(always)]
-    unsafe fn store<S: Simd>(s: S, p: *mut Bf16Away, x: S::F) {
-        // SAFETY: the caller's promise.
-        unsafe { s.store_u16(p.cast(), s.f32_to_bf16_away(x)) }
-    }
-    #[inline(always)]
-    unsafe fn store_partial<S: Simd>(s: S, p: *mut Bf16Away, x: S::F, n: usize) {
-        // SAFETY: the caller's promise.
-        unsafe { s.store_u16_partial(p.cast(), s.f32_to_bf16_away(x), n) }
-    }
-}
+half_element!(
+    Bf16Away,
+    DType::BF16,
+    |x: Bf16Away| x.0.to_f32(),
+    |x: f32| Bf16Away(bf16::from_bits(bf16_bits_nearest_away(x.to_bits()))),
+    bf16_to_f32,
+    f32_to_bf16_away
+);
+
+/// The 16 bits of a bf16 or f16 as they are, in the low half of the f32's bits: for copies, and for maps that round by
+/// themselves.
+#[derive(Clone, Copy)]
+#[repr(transparent)]
+pub(crate) struct Bits16(u16);
+
+half_element!(
+    Bits16,
+    DType::BF16,
+    |x: Bits16| f32::from_bits(x.0.into()),
+    |x: f32| Bits16(x.to_bits() as u16),
+    of_bits,
+    bits
+);

@@ -5,16 +5,28 @@
 
 use super::simd::Simd;
 
+/// a * b + c, rounded once at every level when `ONCE`.
+#[inline(always)]
+fn fma<S: Simd, const ONCE: bool>(s: S, a: S::F, b: S::F, c: S::F) -> S::F {
+    if ONCE { s.fma(a, b, c) } else { s.fast_fma(a, b, c) }
+}
+
 /// c[n-1] x^(n-1) + … + c[1] x + c[0] by Horner's rule.
 #[inline(always)]
-fn polynomial<S: Simd, const N: usize>(s: S, x: S::F, c: [f32; N]) -> S::F {
+fn horner<S: Simd, const ONCE: bool, const N: usize>(s: S, x: S::F, c: [f32; N]) -> S::F {
     let mut p = s.splat(c[N - 1]);
     let mut i = N - 1;
     while i > 0 {
         i -= 1;
-        p = s.fast_fma(p, x, s.splat(c[i]));
+        p = fma::<S, ONCE>(s, p, x, s.splat(c[i]));
     }
     p
+}
+
+/// [`horner`] where tolerance is the contract.
+#[inline(always)]
+fn polynomial<S: Simd, const N: usize>(s: S, x: S::F, c: [f32; N]) -> S::F {
+    horner::<S, false, N>(s, x, c)
 }
 
 /// `magnitude`, which is not negative, with the sign of `sign`.
@@ -54,6 +66,17 @@ fn exp_in_range<S: Simd>(s: S, x: S::F) -> S::F {
 /// x = 2^e m, sqrt(1/2) <= m < sqrt(2), f = m - 1; ln m = f - f^2/2 + f^3 p(f) with p of degree 7.
 #[inline(always)]
 pub fn log<S: Simd>(s: S, x: S::F) -> S::F {
+    logarithm::<S, false>(s, x)
+}
+
+/// [`log`] with the same bits at every level.
+#[inline(always)]
+pub fn log_same_bits<S: Simd>(s: S, x: S::F) -> S::F {
+    logarithm::<S, true>(s, x)
+}
+
+#[inline(always)]
+fn logarithm<S: Simd, const ONCE: bool>(s: S, x: S::F) -> S::F {
     const SQRT_HALF: i32 = 0x3f35_04f3;
     const ONE: i32 = 0x3f80_0000;
     let denormal = s.lt(x, s.splat(f32::MIN_POSITIVE));
@@ -66,13 +89,36 @@ pub fn log<S: Simd>(s: S, x: S::F) -> S::F {
     let f2 = s.mul(f, f);
     let c =
         [0.333_333_33, -0.250_008_2, 0.200_012_25, -0.166_233_5, 0.142_018_06, -0.131_603, 0.127_612_78, -0.076_338_1];
-    let tail = s.mul(s.mul(f, f2), polynomial(s, f, c));
-    let tail = s.fast_fma(e, s.splat(-2.121_944_4e-4), tail);
-    let tail = s.fast_fma(f2, s.splat(-0.5), tail);
-    let y = s.fast_fma(e, s.splat(0.693_359_4), s.add(f, tail));
+    let tail = s.mul(s.mul(f, f2), horner::<S, ONCE, 8>(s, f, c));
+    let tail = fma::<S, ONCE>(s, e, s.splat(-2.121_944_4e-4), tail);
+    let tail = fma::<S, ONCE>(s, f2, s.splat(-0.5), tail);
+    let y = fma::<S, ONCE>(s, e, s.splat(0.693_359_4), s.add(f, tail));
     let y = s.select(s.lt(x, s.splat(f32::INFINITY)), y, s.add(x, x));
     let not_positive = s.select(s.lt(x, s.splat(0.0)), s.splat(f32::NAN), s.splat(f32::NEG_INFINITY));
     s.select(s.le(x, s.splat(0.0)), not_positive, y)
+}
+
+/// The sine and the cosine of 2 pi t / 2^32 for the unsigned integer t, within 2e-7, with the same bits at every level.
+///
+/// The nearest quarter turn is taken off exactly; on the rest, at most pi / 4, the polynomials of Cephes' sinf and cosf.
+#[inline(always)]
+pub fn sin_cos_turn<S: Simd>(s: S, t: S::I) -> (S::F, S::F) {
+    let quarter = s.shr::<30>(s.add_i(t, s.splat_i(1 << 29)));
+    let rest = s.to_f(s.sub_i(t, s.shl::<30>(quarter)));
+    let x = s.mul(rest, s.splat((std::f64::consts::TAU / (1u64 << 32) as f64) as f32));
+    let x2 = s.mul(x, x);
+    let p = horner::<S, true, 3>(s, x2, [-0.166_666_55, 0.008_332_161, -1.951_529_6e-4]);
+    let sin = s.fma(s.mul(x, x2), p, x);
+    let p = horner::<S, true, 3>(s, x2, [0.041_666_646, -0.001_388_731_6, 2.443_315_7e-5]);
+    let cos = s.fma(s.mul(x2, x2), p, s.fma(x2, s.splat(-0.5), s.splat(1.0)));
+    // Quarter turns: (sin, cos), (cos, -sin), (-sin, -cos), (-cos, sin).
+    let odd = s.eq_i(s.and(quarter, s.splat_i(1)), s.splat_i(1));
+    let negate = |x: S::F, quarter: S::I| {
+        let sign = s.shl::<30>(s.and(quarter, s.splat_i(2)));
+        s.of_bits(s.xor(s.bits(x), sign))
+    };
+    let (a, b) = (s.select(odd, cos, sin), s.select(odd, sin, cos));
+    (negate(a, quarter), negate(b, s.add_i(quarter, s.splat_i(1))))
 }
 
 /// The hyperbolic tangent within 2 ulp.

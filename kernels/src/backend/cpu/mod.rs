@@ -14,8 +14,8 @@ mod portable;
 mod simd;
 pub(crate) mod span;
 
-pub(crate) use element::Bf16Away;
 pub use element::Element;
+pub(crate) use element::{Bf16Away, Bits16};
 pub use level::{Kernel, Level};
 pub use portable::Portable;
 pub use simd::{MOST_LANES, Simd};

@@ -102,11 +102,6 @@ impl Simd for Portable {
         (0..n).for_each(|i| unsafe { p.add(i).write(x[i]) });
     }
     #[inline(always)]
-    unsafe fn store_d(self, p: *mut f64, a: [f64; N]) {
-        // SAFETY: the caller's promise.
-        unsafe { p.cast::<[f64; N]>().write(a) }
-    }
-    #[inline(always)]
     unsafe fn load_u16(self, p: *const u16) -> [i32; N] {
         // SAFETY: the caller's promise.
         let x = unsafe { p.cast::<[u16; N]>().read() };
@@ -129,6 +124,12 @@ impl Simd for Portable {
         (0..n).for_each(|i| unsafe { p.add(i).write(x[i] as u16) });
     }
 
+    #[inline(always)]
+    fn sum_sixteen(self, a: [[f64; N]; 2]) -> f64 {
+        let b: [f64; 8] = from_fn(|i| a[0][i] + a[1][i]);
+        let c: [f64; 4] = from_fn(|i| b[i] + b[i + 4]);
+        (c[0] + c[2]) + (c[1] + c[3])
+    }
     #[inline(always)]
     fn sum(self, a: [f32; N]) -> f32 {
         let b: [f32; 4] = from_fn(|i| a[i] + a[i + 4]);

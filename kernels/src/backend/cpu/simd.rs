@@ -156,11 +156,9 @@ pub trait Simd: Copy + Send + Sync + 'static {
     fn add_widened(self, a: Self::D, x: Self::F) -> Self::D;
     /// a + x * x, with x widened to f64, where its square is exact.
     fn add_squared(self, a: Self::D, x: Self::F) -> Self::D;
-    /// Writes LANES f64 values.
-    ///
-    /// # Safety
-    /// `p` is valid for writes of LANES elements.
-    unsafe fn store_d(self, p: *mut f64, a: Self::D);
+    /// Sum of sixteen f64 lanes: those of `a[0]`, followed at levels of eight lanes by those of `a[1]`. Halves are added
+    /// until one lane is left, so that every level adds in the same order.
+    fn sum_sixteen(self, a: [Self::D; 2]) -> f64;
     /// In each group of four lanes, transposes the 4x4 matrix whose rows are the four vectors.
     fn transpose4(self, a: [Self::I; 4]) -> [Self::I; 4];
 
@@ -190,6 +188,14 @@ pub trait Simd: Copy + Send + Sync + 'static {
         widening_dot_bf16(self, a, b, c)
     }
 
+    /// a * 2^n for integral n in -252..=254; NaN where a is NaN, whatever n. Denormal results may be rounded twice.
+    #[inline(always)]
+    fn scale(self, a: Self::F, n: Self::F) -> Self::F {
+        let half = self.round(self.mul(n, self.splat(0.5)));
+        let power = |k| self.of_bits(self.shl::<23>(self.add_i(k, self.splat_i(127))));
+        let (low, high) = (power(self.to_i(half)), power(self.to_i(self.sub(n, half))));
+        self.mul(self.mul(a, low), high)
+    }
     /// Words of two bf16 as [`Simd::dot_bf16`] reads them: `low` and `high` rounded to nearest even. Code run by
     /// [`super::Cpu::dispatch_bf16`] uses the instruction, which makes denormals zeros.
     #[inline(always)]
@@ -206,14 +212,6 @@ pub trait Simd: Copy + Send + Sync + 'static {
         unsafe { self.store_u16(p, self.f32_to_bf16(x)) }
     }
 
-    /// a * 2^n for integral n in -252..=254; NaN where a is NaN, whatever n. Denormal results may be rounded twice.
-    #[inline(always)]
-    fn scale(self, a: Self::F, n: Self::F) -> Self::F {
-        let half = self.round(self.mul(n, self.splat(0.5)));
-        let power = |k| self.of_bits(self.shl::<23>(self.add_i(k, self.splat_i(127))));
-        let (low, high) = (power(self.to_i(half)), power(self.to_i(self.sub(n, half))));
-        self.mul(self.mul(a, low), high)
-    }
     /// -a.
     #[inline(always)]
     fn neg(self, a: Self::F) -> Self::F {

@@ -1,6 +1,7 @@
 //! Block by block: y first, then the sum over the same elements of x while they are in the nearest cache.
 
 use super::Accumulate;
+use crate::backend::cpu::span::{Span, each_vector};
 use crate::backend::cpu::{Cpu, Element, Kernel, Simd};
 use crate::exact_sum::{Accumulator, BLOCK, Term, WorkerSums, add_elements};
 use crate::view::{View, runs};
@@ -79,29 +80,16 @@ unsafe fn add<S: Simd, E: Element, const OVERWRITE: bool, const COUNT: bool>(
     n: usize,
 ) -> u64 {
     let mut nonfinite = 0;
-    let mut count = |x| {
-        if COUNT {
-            nonfinite += u64::from(s.nonfinite_bits(x).count_ones());
-        }
-    };
-    let mut at = 0;
-    while at + S::LANES <= n {
-        // SAFETY: the caller promised n elements, and at + LANES <= n.
+    each_vector!(S, n, |at, span| {
+        // SAFETY: the caller promised n elements.
         unsafe {
-            let a = E::load(s, x.add(at));
-            count(a);
-            s.store(y.add(at), if OVERWRITE { a } else { s.add(s.load(y.add(at)), a) });
+            let a = span.load(s, x.add(at));
+            if COUNT {
+                nonfinite += u64::from(s.nonfinite_bits(a).count_ones());
+            }
+            let sum = if OVERWRITE { a } else { s.add(span.load(s, y.cast_const().add(at)), a) };
+            span.store(s, y.add(at), sum);
         }
-        at += S::LANES;
-    }
-    if at < n {
-        // SAFETY: n - at < LANES elements are left.
-        unsafe {
-            let a = E::load_partial(s, x.add(at), n - at);
-            count(a);
-            let sum = if OVERWRITE { a } else { s.add(s.load_partial(y.add(at), n - at), a) };
-            s.store_partial(y.add(at), sum, n - at);
-        }
-    }
+    });
     nonfinite
 }

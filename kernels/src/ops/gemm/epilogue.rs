@@ -51,58 +51,79 @@ struct Store<T> {
     dtype: PhantomData<T>,
 }
 
+/// Where the pre-activations of a vector of values are, and how many (more than LANES are LANES).
+type Saved<T> = Option<(*mut T, usize)>;
+
+/// What an activation does, before and after beta c and the bias are added. (A trait, not closures: those that are not
+/// inlined are compiled without the level's instructions.)
+trait Act {
+    /// The scaled product, changed.
+    ///
+    /// # Safety
+    /// `saved` can be read.
+    #[inline(always)]
+    unsafe fn product<S: Simd, T: Element>(s: S, x: S::F, saved: Saved<T>) -> S::F {
+        let _ = (s, saved);
+        x
+    }
+    /// The value, changed.
+    ///
+    /// # Safety
+    /// `saved` can be written.
+    #[inline(always)]
+    unsafe fn value<S: Simd, T: Element>(s: S, x: S::F, saved: Saved<T>) -> S::F {
+        let _ = (s, saved);
+        x
+    }
+}
+
+struct Plain;
+struct Forward<const TANH: bool>;
+struct Backward<const TANH: bool>;
+
+const fn kind(tanh: bool) -> GeluKind {
+    if tanh { GeluKind::Tanh } else { GeluKind::Exact }
+}
+
+impl Act for Plain {}
+
+impl<const TANH: bool> Act for Forward<TANH> {
+    #[inline(always)]
+    unsafe fn value<S: Simd, T: Element>(s: S, x: S::F, saved: Saved<T>) -> S::F {
+        if let Some((p, n)) = saved {
+            // SAFETY: the caller's promise.
+            unsafe { T::store_up_to(s, p, x, n) };
+        }
+        gelu(s, kind(TANH), x)
+    }
+}
+
+impl<const TANH: bool> Act for Backward<TANH> {
+    #[inline(always)]
+    unsafe fn product<S: Simd, T: Element>(s: S, x: S::F, saved: Saved<T>) -> S::F {
+        let Some((p, n)) = saved else { return x };
+        // SAFETY: the caller's promise.
+        s.mul(x, gelu_gradient(s, kind(TANH), unsafe { T::load_up_to(s, p, n) }))
+    }
+}
+
 impl<T: Element> Kernel for Store<T> {
     type Output = ();
     #[inline(always)]
     fn run<S: Simd>(self, s: S) {
         match self.epilogue.activation {
-            Activation::None => self.rows(s, |product, _| product, |x, _| x),
-            Activation::GeluTanh => self.forward(s, GeluKind::Tanh),
-            Activation::GeluExact => self.forward(s, GeluKind::Exact),
-            Activation::GeluTanhBackward => self.backward(s, GeluKind::Tanh),
-            Activation::GeluExactBackward => self.backward(s, GeluKind::Exact),
+            Activation::None => self.rows::<S, Plain>(s),
+            Activation::GeluTanh => self.rows::<S, Forward<true>>(s),
+            Activation::GeluExact => self.rows::<S, Forward<false>>(s),
+            Activation::GeluTanhBackward => self.rows::<S, Backward<true>>(s),
+            Activation::GeluExactBackward => self.rows::<S, Backward<false>>(s),
         }
     }
 }
 
 impl<T: Element> Store<T> {
     #[inline(always)]
-    fn forward<S: Simd>(&self, s: S, kind: GeluKind) {
-        self.rows(
-            s,
-            |product, _| product,
-            |x, pre_activation| {
-                if let Some((p, n)) = pre_activation {
-                    // SAFETY: `rows` passes elements of the rectangle.
-                    unsafe { T::store_up_to(s, p, x, n) };
-                }
-                gelu(s, kind, x)
-            },
-        );
-    }
-
-    #[inline(always)]
-    fn backward<S: Simd>(&self, s: S, kind: GeluKind) {
-        self.rows(
-            s,
-            |product, pre_activation| match pre_activation {
-                // SAFETY: `rows` passes elements of the rectangle.
-                Some((p, n)) => s.mul(product, gelu_gradient(s, kind, unsafe { T::load_up_to(s, p, n) })),
-                None => product,
-            },
-            |x, _| x,
-        );
-    }
-
-    /// Stores every row: `finish(first(alpha sum) + beta c + bias)`. Both functions are also given where the
-    /// pre-activations are, if there are any, and how many (more than LANES are LANES).
-    #[inline(always)]
-    fn rows<S: Simd>(
-        &self,
-        s: S,
-        first: impl Fn(S::F, Option<(*mut T, usize)>) -> S::F,
-        finish: impl Fn(S::F, Option<(*mut T, usize)>) -> S::F,
-    ) {
+    fn rows<S: Simd, A: Act>(&self, s: S) {
         let e = &self.epilogue;
         let Geometry { rows: tile_rows, columns: tile_columns, .. } = e.geometry;
         let tiles = e.columns.div_ceil(tile_columns);
@@ -110,23 +131,23 @@ impl<T: Element> Store<T> {
         for row in 0..e.rows {
             // SAFETY: the sums hold whole tiles; only the rectangle of c and pre_activation is touched.
             unsafe {
-                let row_of = |target: Target| target.data.cast::<T>().add(row * target.stride);
                 let sums = e.sums.add((row / tile_rows * tiles * tile_rows + row % tile_rows) * tile_columns);
-                let c = row_of(e.c);
-                let pre_activation = e.pre_activation.map(row_of);
+                let c = e.c.data.cast::<T>().add(row * e.c.stride);
+                let saved = e.pre_activation.map(|target| target.data.cast::<T>().add(row * target.stride));
                 for column in (0..e.columns).step_by(S::LANES) {
                     let n = e.columns - column;
                     let c = c.add(column);
-                    let pre_activation = pre_activation.map(|p| (p.add(column), n));
+                    let saved = saved.map(|p| (p.add(column), n));
                     let tile = column / tile_columns * (tile_rows - 1) * tile_columns;
-                    let mut x = first(s.mul(alpha, s.load(sums.add(tile + column))), pre_activation);
+                    let product = s.mul(alpha, s.load(sums.add(tile + column)));
+                    let mut x = A::product(s, product, saved);
                     if e.beta != 0.0 {
                         x = s.fast_fma(beta, T::load_up_to(s, c, n), x);
                     }
                     if let Some(bias) = e.bias {
                         x = s.add(x, s.load(bias.add(column)));
                     }
-                    T::store_up_to(s, c, finish(x, pre_activation), n);
+                    T::store_up_to(s, c, A::value(s, x, saved), n);
                 }
             }
         }

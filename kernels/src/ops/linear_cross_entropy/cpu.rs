@@ -25,6 +25,14 @@ fn chunk_rows(op: &LinearCrossEntropy<'_>) -> usize {
     (CHUNK / stride(op)).max(LEAST_ROWS).min(op.x.row_count().max(1))
 }
 
+/// Rows that are evenly spaced in x and dx, from each multiple of their number on: no chunk is part of two such runs.
+fn run_rows(op: &LinearCrossEntropy<'_>) -> usize {
+    let merge = |view: &View<'_>| view.collapsed().ndim() <= 2;
+    let rows =
+        if merge(&op.x) && op.dx.as_ref().is_none_or(merge) { op.x.row_count() } else { op.x.shape()[op.x.ndim() - 2] };
+    rows.max(1)
+}
+
 fn logits_bytes(op: &LinearCrossEntropy<'_>) -> usize {
     chunk_rows(op) * stride(op) * size_of::<f32>()
 }
@@ -47,7 +55,8 @@ impl<'a> Products<'a> {
         let part = |view: &View<'a>| {
             // (One past the last row for an empty chunk.)
             let data = view.data().wrapping_add(view.row_offset(rows.start) * view.dtype().size());
-            matrix(data, view.dtype(), c, view.stride()[0])
+            let view = view.collapsed();
+            matrix(data, view.dtype(), c, view.ndim().checked_sub(2).map_or(c, |d| view.stride()[d]))
         };
         let x = part(&op.x);
         // The gradients of the logits, in the dtype of x, take the place of the logits.
@@ -69,7 +78,7 @@ impl<'a> Products<'a> {
 }
 
 pub(super) fn workspace(op: &LinearCrossEntropy<'_>, workers: usize) -> usize {
-    let (rows, chunk) = (op.x.row_count(), chunk_rows(op));
+    let (rows, chunk) = (run_rows(op).min(op.x.row_count()), chunk_rows(op));
     // The last chunk may be a shorter one. No logits are read or written to learn the sizes.
     let of = |chunk| Products::new(op, chunk, std::ptr::dangling_mut(), 1.0).workspace(workers);
     logits_bytes(op) + of(0..chunk.min(rows)).max(of(rows - rows % chunk..rows))
@@ -81,9 +90,13 @@ pub(super) fn run(op: &LinearCrossEntropy<'_>, cpu: &Cpu<'_>) {
     // SAFETY: the workspace is that long; logits_bytes is a multiple of the alignment.
     let products_workspace = unsafe { logits.add(logits_bytes(op)) };
     let scale = scale(op.gradient_scale, &op.loss_scale);
+    let run = run_rows(op);
     // Without rows there is one empty chunk, for dweight.
-    for start in (0..rows.max(1)).step_by(chunk) {
-        let rows = start..(start + chunk).min(rows);
+    let chunks = (0..rows.max(1)).step_by(run).flat_map(|first| {
+        let end = (first + run).min(rows);
+        (first..end.max(first + 1)).step_by(chunk).map(move |start| start..(start + chunk).min(end))
+    });
+    for rows in chunks {
         let products = Products::new(op, rows.clone(), logits.cast(), scale);
         // SAFETY: `workspace` counted the bytes of these products, whose arguments are parts of checked ones.
         unsafe { products.logits.run(cpu, products_workspace) };

@@ -5,8 +5,8 @@
 //! dweight = g d^T x, added to the old dweight if `accumulate_dweight`.
 //! A row whose target is negative, or equals an `ignore_index` other than 0, is ignored: loss 0, d = 0.
 //!
-//! Shapes: x, dx [n, c], weight [v, c] of one float dtype; dweight [v, c] of that dtype or f32; targets [n] i32;
-//! losses [n] f32; loss_scale one f32. Rows are contiguous. Without dx and dweight only the losses are computed.
+//! Shapes: x, dx [.., c], weight [v, c] of one float dtype; dweight [v, c] of that dtype or f32; targets [..] i32;
+//! losses [..] f32; loss_scale one f32. Rows are contiguous. Without dx and dweight only the losses are computed.
 //!
 //! The logits exist for a chunk of rows at a time, in f32, in the workspace: 64 MiB of them, or 64 rows if those are
 //! more. The number of rows depends on the shapes only, and so do the bits, whatever the number of threads.
@@ -26,16 +26,16 @@ use super::cross_entropy::{check_loss_scale, check_targets};
 use crate::backend::cpu::Cpu;
 use crate::dtype::DType;
 use crate::ops::Op;
-use crate::view::{Invalid, View};
+use crate::view::{Invalid, MAX_DIMS, View};
 
 /// losses = cross-entropy of x weight^T and targets; dx, dweight = its gradients.
 #[derive(Clone, Copy, Debug)]
 pub struct LinearCrossEntropy<'a> {
-    /// Input of the layer [n, c].
+    /// Input of the layer [.., c].
     pub x: View<'a>,
     /// Weight of the layer [v, c], dtype of x.
     pub weight: View<'a>,
-    /// Class ids [n], below v.
+    /// Class ids [..], below v.
     pub targets: View<'a>,
     /// Target of ignored rows unless 0; negative targets are always ignored.
     pub ignore_index: i32,
@@ -43,7 +43,7 @@ pub struct LinearCrossEntropy<'a> {
     pub gradient_scale: f32,
     /// Another factor of the gradients, one f32; none is 1.
     pub loss_scale: Option<View<'a>>,
-    /// Losses [n].
+    /// Losses [..].
     pub losses: View<'a>,
     /// Gradient of x, in its dtype; may be `x`. Given if and only if dweight is.
     pub dx: Option<View<'a>>,
@@ -67,22 +67,22 @@ impl Op for LinearCrossEntropy<'_> {
 
     fn check(&self) -> Result<(), Invalid> {
         self.x.expect_dtype("x", &DType::FLOATS)?;
-        self.x.expect_ndim("x", 2, 2)?;
+        self.x.expect_ndim("x", 1, MAX_DIMS)?;
         self.x.expect_rows("x")?;
-        let [n, c] = *self.x.shape() else { unreachable!("x has two dimensions") };
+        let (lead, c) = (&self.x.shape()[..self.x.ndim() - 1], self.x.width());
         self.weight.expect_dtype("weight", &[self.x.dtype()])?;
         self.weight.expect_ndim("weight", 2, 2)?;
         let v = self.weight.row_count();
         self.weight.expect_shape("weight", &[v, c], "[v, c] with the c of x")?;
         self.weight.expect_rows("weight")?;
         self.targets.expect_dtype("targets", &[DType::I32])?;
-        self.targets.expect_shape("targets", &[n], "the rows of x")?;
+        self.targets.expect_shape("targets", lead, "the leading dimensions of x")?;
         if !self.gradient_scale.is_finite() {
             return Err(Invalid::new("gradient_scale", format!("{} must be finite", self.gradient_scale)));
         }
         check_loss_scale(&self.loss_scale)?;
         self.losses.expect_dtype("losses", &[DType::F32])?;
-        self.losses.expect_shape("losses", &[n], "the rows of x")?;
+        self.losses.expect_shape("losses", lead, "the leading dimensions of x")?;
         self.losses.expect_writable_rows("losses")?;
         self.losses.expect_apart("losses", &self.x, "x")?;
         self.expect_apart_from_inputs("losses", &self.losses)?;

@@ -1,16 +1,7 @@
 use super::WriteBack;
-use crate::backend::cpu::elementwise::{Map, elementwise};
-use crate::backend::cpu::{Bf16Away, Cpu, Element, Simd};
+use crate::backend::cpu::elementwise::{Same, elementwise};
+use crate::backend::cpu::{Bf16Away, Cpu};
 use crate::dtype::{DType, f16};
-
-struct Same;
-
-impl<W: Element> Map<(f32,), (W,)> for Same {
-    #[inline(always)]
-    fn map<S: Simd>(&self, _: S, x: (S::F,)) -> (S::F,) {
-        x
-    }
-}
 
 pub(super) fn run(op: &WriteBack<'_>, cpu: &Cpu<'_>) {
     let (inputs, outputs) = (&[op.master], &[op.weight]);
