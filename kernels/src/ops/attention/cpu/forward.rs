@@ -1,7 +1,7 @@
 //! The forward pass: a task is a block of queries of one head, which meets the tiles of keys with a running maximum.
 
 use super::pack::{across_rows, all_finite, along_rows, store_transposed, transpose};
-use super::product::{Pair, Product, Single, accumulate, scores};
+use super::product::{Broadcast, Pair, Product, Single, accumulate, scores};
 use super::{BlockQueries, KEYS, MOST_QUERIES, Rows, Sizes, Tile, Tiles, accumulate_visible, queries, with_vectors};
 use crate::backend::cpu::{Cpu, Element, Kernel, Level, Simd, math};
 use crate::dtype::{DType, bf16};
@@ -81,6 +81,7 @@ fn run_as<E: Element, P: Product>(op: &AttentionForward<'_>, cpu: &Cpu<'_>) {
             cpu,
             Block::<E, P> {
                 op,
+                cpu,
                 sizes: &sizes,
                 scratch: Scratch::at(first, &sizes),
                 n: head / sizes.hq,
@@ -95,6 +96,7 @@ fn run_as<E: Element, P: Product>(op: &AttentionForward<'_>, cpu: &Cpu<'_>) {
 /// One task.
 struct Block<'a, E, P> {
     op: &'a AttentionForward<'a>,
+    cpu: &'a Cpu<'a>,
     sizes: &'a Sizes,
     scratch: Scratch,
     n: usize,
@@ -108,10 +110,9 @@ impl<E: Element, P: Product> Kernel for Block<'_, E, P> {
 
     #[inline(always)]
     fn run<S: Simd>(self, s: S) {
-        let Block { op, sizes, scratch, n, h, query, .. } = self;
+        let Block { op, cpu, sizes, scratch, n, h, query, .. } = self;
         let (d, width) = (sizes.d, queries::<S>());
         let live = width.min(sizes.t - query);
-        let vectors = live.div_ceil(S::LANES);
         let q: Rows<E> = Rows::of(&op.q, n, h);
         let (k, v): (Rows<E>, Rows<E>) = (Rows::of(&op.k, n, h / sizes.group()), Rows::of(&op.v, n, h / sizes.group()));
         // SAFETY: rows of the views that the op's check accepted, and this worker's scratch.
@@ -125,28 +126,56 @@ impl<E: Element, P: Product> Kernel for Block<'_, E, P> {
                 s.store(scratch.total.add(i), s.splat(0.0));
             }
             for tile in Tiles::new::<S>(sizes, query, live) {
-                let a = along_rows::<S, P, E>(s, k.from(tile.key), tile.keys, d, scratch.keys, sizes.padded());
-                let values = across_rows::<S, P, E>(s, v.from(tile.key), tile.keys, d, scratch.values, sizes.padded());
-                let at = tile.vector * S::LANES;
-                let (q, w, sums) = (scratch.queries.add(at), scratch.weights.add(at), scratch.sums.add(at));
-                let strict = tile.masked && !all_finite(s, v.from(tile.key), tile.keys, d);
-                with_vectors!(S, vectors - tile.vector, N => {
-                    scores::<S, P, N>(s, tile.keys, d / P::PAIR, a, q, width, sizes.scale2(), w, width);
-                    softmax::<S, P, N>(s, &tile, scratch, live);
-                    let decay = Some(scratch.decay.add(at).cast_const());
-                    let words = if strict { 0 } else { tile.keys.div_ceil(P::PAIR) };
-                    accumulate::<S, P, N>(s, d, words, values, w, width, sums, width, decay);
-                });
+                let (k, v) = (k.from(tile.key), v.from(tile.key));
+                let keys = along_rows::<S, P, E>(s, k, tile.keys, d, scratch.keys, sizes.padded());
+                let values = across_rows::<S, P, E>(s, v, tile.keys, d, scratch.values, sizes.padded());
+                let strict = tile.masked && !all_finite(s, v, tile.keys, d);
+                // A call, so that it is compiled once for all element types.
+                P::dispatch(cpu, Meet::<P> { sizes, scratch, tile, live, keys, values, strict, product: PhantomData });
                 if strict {
                     let sum = |_, i: usize, c: usize| scratch.sums.add(c * width + i);
                     accumulate_visible(&tile, live, d, sum, |j, i, c| {
                         let word = scratch.weights.add(j / P::PAIR * width + i);
                         let weight = if P::PAIR == 1 { *word } else { (*word.cast::<bf16>().add(j % 2)).to_f32() };
-                        weight * (*v.row(tile.key + j).add(c)).to_f32()
+                        weight * (*v.row(j).add(c)).to_f32()
                     });
                 }
             }
             finish::<S, E>(s, op, sizes, scratch, n, h, query, live);
+        }
+    }
+}
+
+/// A block of queries meets a tile of keys, which `keys` and `values` are.
+struct Meet<'a, P> {
+    sizes: &'a Sizes,
+    scratch: Scratch,
+    tile: Tile,
+    live: usize,
+    keys: Broadcast,
+    values: Broadcast,
+    /// Whether to leave the values to [`accumulate_visible`].
+    strict: bool,
+    product: PhantomData<P>,
+}
+
+impl<P: Product> Kernel for Meet<'_, P> {
+    type Output = ();
+
+    #[inline(always)]
+    fn run<S: Simd>(self, s: S) {
+        let Meet { sizes, scratch, tile, live, keys, values, strict, .. } = self;
+        let (d, width, at) = (sizes.d, queries::<S>(), tile.vector * S::LANES);
+        let words = if strict { 0 } else { tile.keys.div_ceil(P::PAIR) };
+        // SAFETY: the factors are the tile's, and the scratch is this worker's.
+        unsafe {
+            let (q, w, sums) = (scratch.queries.add(at), scratch.weights.add(at), scratch.sums.add(at));
+            let decay = Some(scratch.decay.add(at).cast_const());
+            with_vectors!(S, live.div_ceil(S::LANES) - tile.vector, N => {
+                scores::<S, P, N>(s, tile.keys, d / P::PAIR, keys, q, width, sizes.scale2(), w, width);
+                softmax::<S, P, N>(s, &tile, scratch, live);
+                accumulate::<S, P, N>(s, d, words, values, w, width, sums, width, decay);
+            });
         }
     }
 }

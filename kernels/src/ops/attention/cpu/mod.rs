@@ -5,10 +5,13 @@
 //! |---|---|
 //! | `product` | register-blocked products of tiles, in f32 or in pairs of bf16 |
 //! | `pack` | tiles rearranged for the products |
-//! | `forward`, `backward` | the passes |
+//! | `forward` | the forward pass |
+//! | `gradient_tile` | a block of queries against a tile of keys in the backward pass |
+//! | `backward` | the backward pass over blocks and tiles |
 
 pub(super) mod backward;
 pub(super) mod forward;
+mod gradient_tile;
 mod pack;
 mod product;
 
