@@ -95,7 +95,7 @@ lint:
 	$(CARGO) fmt --all --check
 	$(CARGO) clippy --workspace --all-targets --locked -- -D warnings
 	@if command -v clang-format >/dev/null; then \
-	    clang-format --dry-run --Werror include/*.h include/*.hpp examples/*/*.c* tests/c/*.c tests/cpp/*.cpp; \
+	    clang-format --dry-run --Werror include/*.h include/*.hpp examples/*/*.[ch]* tests/*/*.[ch] tests/cpp/*.cpp; \
 	else echo 'clang-format is not installed: the format of C files was not checked'; fi
 
 test-rust: stage

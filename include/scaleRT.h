@@ -4,27 +4,29 @@
  * training state. The library never aborts, exits, prints, or leaves a global behind.
  *
  * Reading this header
- *   - Every function that can fail returns scalert_status_t; scalert_last_error() says which argument was wrong, what
- * it was and what it must be. A call that fails has changed nothing, unless its comment says otherwise.
- *   - Arguments: the stream first, inputs, then outputs, options last; options may be NULL for the defaults.
+ *   - Every function that can fail returns scalert_status_t; scalert_last_error() says which argument was wrong,
+ *     what it was and what it must be. A call that fails has changed nothing, unless its comment says otherwise.
+ *   - Arguments: the stream first, inputs, then outputs, options last; options may be NULL for the defaults. A desc
+ *     must not be NULL.
  *   - Handles are opaque. X_create gives one, X_destroy drops it; destroying NULL does nothing. A child keeps its
- * parent alive, so handles may be destroyed in any order.
- *   - Descriptors begin with struct_size and have an _INIT macro; a zero field is always the default. An older, shorter
- *     struct is filled with zeros; a longer one is accepted when its unknown tail is zero.
+ *     parent alive, so handles may be destroyed in any order.
+ *   - Descriptors begin with struct_size and have an _INIT macro; a zero field is always the default. An older,
+ *     shorter struct is filled with zeros; a longer one is accepted when its unknown tail is zero.
  *   - Enumerations travel as int32_t, flags as uint32_t, booleans as uint8_t (0 or 1).
- *   - Tensors are plain values on the host's stack that borrow memory; the library keeps no pointer to them after the
- * call.
- *   - Element (i, j, ...) of a tensor lies at data + (i * stride[0] + j * stride[1] + ...) elements. Unless a comment
- * says otherwise the last dimension is contiguous (stride 1), the other strides are free, data is aligned to the
- * element only, and an output shares no memory with any other argument. Tensors with zero elements are allowed.
+ *   - Tensors are plain values on the host's stack that borrow memory; the library keeps no pointer to them after
+ *     the call.
+ *   - Element (i, j, ...) of a tensor lies at data + (i * stride[0] + j * stride[1] + ...) elements. Unless a
+ *     comment says otherwise the last dimension is contiguous (stride 1), the other strides are free, data is
+ *     aligned to the element only, and an output shares no memory with any other argument. Tensors with zero
+ *     elements are allowed.
  *   - [.., n] stands for up to four leading dimensions, then n. "float" dtype stands for F32, BF16 or F16.
  *
  * Tags after each comment
- *   [thread-safe]              may be called from several threads at once, also on the same handle
- *   [externally-synchronised]  one thread at a time per handle; the library detects misuse where it can
- *   [sync] [async]             done when it returns; or enqueued on the stream (on the CPU device: done when it
- * returns) [capturable]               may be captured into a CUDA graph Only functions with _wait in their name block
- * on a device.
+ *   - [thread-safe]: may be called from several threads at once, also on the same handle.
+ *   - [externally-synchronised]: one thread at a time per handle; the library detects misuse where it can.
+ *   - [sync]: done when it returns. [async]: enqueued on the stream; on the CPU device, done when it returns.
+ *   - [capturable]: may be captured into a CUDA graph.
+ *   - Only functions with _wait in their name block on a device.
  */
 #ifndef SCALERT_H
 #define SCALERT_H
@@ -210,6 +212,13 @@ typedef struct scalert_memory_report {
     size_t struct_size;
     scalert_tier_report_t tier[SCALERT_TIERS]; /* indexed by SCALERT_TIER_* */
 } scalert_memory_report_t;
+#define SCALERT_TIER_REPORT_INIT {0, 0, 0, 0, 0, 0, 0, 0, 0, 0}
+#define SCALERT_MEMORY_REPORT_INIT                                                                                     \
+    {                                                                                                                  \
+        sizeof(scalert_memory_report_t), {                                                                             \
+            SCALERT_TIER_REPORT_INIT, SCALERT_TIER_REPORT_INIT, SCALERT_TIER_REPORT_INIT, SCALERT_TIER_REPORT_INIT     \
+        }                                                                                                              \
+    }
 
 /* What the ledger holds now, and the most it ever held. The caller sets out->struct_size. [thread-safe] [sync] */
 scalert_status_t scalert_runtime_memory(const scalert_runtime_t *runtime, scalert_memory_report_t *out);
@@ -313,7 +322,7 @@ scalert_status_t scalert_tensor_to_dlpack(const scalert_runtime_t *runtime, cons
  * 2011): it depends neither on threads and launch shapes nor on recomputation. */
 typedef struct scalert_random_key {
     uint64_t seed;
-    uint64_t step;   /* below 2^32; e.g. optimizer step or micro-batch counter */
+    uint64_t step;   /* below 2^34; e.g. optimizer step or micro-batch counter */
     uint32_t tensor; /* distinguishes uses within one step */
 } scalert_random_key_t;
 

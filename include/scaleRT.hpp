@@ -323,8 +323,7 @@ class Runtime : public detail::Handle<scalert_runtime_t, scalert_runtime_destroy
     Runtime() : Runtime(Builder()) {}
 
     scalert_memory_report_t memory() const {
-        scalert_memory_report_t report{};
-        report.struct_size = sizeof report;
+        scalert_memory_report_t report = SCALERT_MEMORY_REPORT_INIT;
         check(scalert_runtime_memory(get(), &report));
         return report;
     }
@@ -513,8 +512,7 @@ class State : public detail::Handle<scalert_state_t, scalert_state_destroy> {
     }
     void seal() { check(scalert_state_seal(get())); }
     scalert_memory_report_t memory() const {
-        scalert_memory_report_t report{};
-        report.struct_size = sizeof report;
+        scalert_memory_report_t report = SCALERT_MEMORY_REPORT_INIT;
         check(scalert_state_memory(get(), &report));
         return report;
     }

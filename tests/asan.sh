@@ -28,6 +28,15 @@ for program in $programs; do
     $out/programs/"$program"
 done
 
+# The user-level tests; only their own code is compiled with gcc's instrumentation, the runtime is still Rust's.
+for source in tests/c/*.c; do
+    test=$out/programs/$(basename "$source" .c)-test
+    cc -std=c99 -g -O1 -fsanitize=address -fno-omit-frame-pointer -Iinclude -c "$source" -o "$test.o"
+    cc "$test.o" -o "$test" -L$out/programs -lscaleRT -Wl,-rpath,"$PWD/$out/programs" \
+        -Wl,--whole-archive "$runtime" -Wl,--no-whole-archive -Wl,--export-dynamic -lrt -lpthread -lm -ldl
+    "$test"
+done
+
 status=0
 $out/programs/overflow >$out/overflow.txt 2>&1 || status=$?
 if [ $status -ne 23 ] || ! grep -q 'AddressSanitizer: heap-buffer-overflow' $out/overflow.txt ||

@@ -9,7 +9,7 @@ work=$PWD/target/training-test
 rm -rf "$work"
 mkdir -p "$work"
 cat include/*.h* kernels/src/*.rs kernels/src/ops/*/mod.rs runtime/src/*.rs >"$work/text"
-small=(--layers 2 --width 64 --heads 2 --context 64 --micro-batch 8 --steps 200 --lr 0.003 --warmup 20 --sample 0 --quiet)
+small=(--layers 2 --width 64 --heads 2 --context 64 --micro-batch 8 --steps 200 --lr 0.001 --warmup 20 --sample 0 --quiet)
 
 fail() { echo "training: $*"; exit 1; }
 run() { # run NAME OPTIONS...: leaves the output in $work/NAME

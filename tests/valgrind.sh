@@ -12,9 +12,18 @@ cargo build --quiet --release --locked --package scalert-ffi
 cargo run --quiet --locked --package scalert-tests --bin scalert-cases -- target/release/libscaleRT.so $out $programs \
     -- -DSCALERT_TEST_SANITIZED
 
-for program in $programs; do
+check() {
     # "Possible" leaks are not errors: Rust's runtime keeps the main thread's handle by a pointer into its middle.
     valgrind --quiet --error-exitcode=9 --leak-check=full --show-leak-kinds=definite \
-        --errors-for-leak-kinds=definite --fair-sched=yes $out/"$program"
+        --errors-for-leak-kinds=definite --fair-sched=yes "$@"
+}
+
+for program in $programs; do
+    check $out/"$program"
+done
+for source in tests/c/*.c; do
+    test=$out/$(basename "$source" .c)-test
+    cc -std=c99 -g -O1 "$source" -o "$test" -Iinclude -L$out -lscaleRT -Wl,-rpath,"$PWD/$out" -lpthread -lm
+    check "$test"
 done
 echo 'Valgrind: no errors'

@@ -437,7 +437,7 @@ static void plan_and_allocate(model_t *m, scalert_tier_t exchange_tier) {
     static const char *const purposes[PURPOSES] = {
         "residual stream",  "normalised",          "attention",          "MLP",
         "backward scratch", "parameter gradients", "exchanged with host"};
-    scalert_memory_report_t state = {.struct_size = sizeof state};
+    scalert_memory_report_t state = SCALERT_MEMORY_REPORT_INIT;
     const scalert_tier_report_t *held = &state.tier[SCALERT_TIER_DEVICE];
     const plan_t plan = take_everything(m);
     uint64_t activations = 0;
@@ -1008,7 +1008,7 @@ static void erase_progress(void) {
 /* " device 12.3 MiB, host 1.2 MiB": the most that each used tier has held. */
 static void print_peaks(const model_t *m) {
     static const char *const names[SCALERT_TIERS] = {"device", "pinned", "host", "disk"};
-    scalert_memory_report_t memory = {.struct_size = sizeof memory};
+    scalert_memory_report_t memory = SCALERT_MEMORY_REPORT_INIT;
     CHECK(scalert_runtime_memory(m->runtime, &memory));
     printf("peak");
     for (int tier = 0; tier < SCALERT_TIERS; tier++)

@@ -52,7 +52,9 @@ static void one_after_another(void *user, uint32_t n, void (*body)(void *context
     }
 }
 
-static void ignore(void *user, int32_t level, const char *message) { (void)user, (void)level, (void)message; }
+static void ignore(void *user, int32_t level, const char *message) {
+    (void)user, (void)level, (void)message;
+}
 
 void fixture_scalert_runtime_create(struct world *w, struct args_scalert_runtime_create *a) {
     scalert_runtime_desc_t *desc = STRUCT(w, scalert_runtime_desc_t);
@@ -127,7 +129,9 @@ void fixture_scalert_stream_reserve(struct world *w, struct args_scalert_stream_
     a->bytes = 1000;
 }
 
-void fixture_scalert_stream_wait(struct world *w, struct args_scalert_stream_wait *a) { a->stream = w->stream; }
+void fixture_scalert_stream_wait(struct world *w, struct args_scalert_stream_wait *a) {
+    a->stream = w->stream;
+}
 
 void fixture_scalert_stream_follow(struct world *w, struct args_scalert_stream_follow *a) {
     a->stream = w->stream;
@@ -153,7 +157,9 @@ void fixture_scalert_event_query(struct world *w, struct args_scalert_event_quer
     a->complete = world_memory(w, sizeof *a->complete);
 }
 
-void fixture_scalert_event_wait(struct world *w, struct args_scalert_event_wait *a) { a->event = event(w); }
+void fixture_scalert_event_wait(struct world *w, struct args_scalert_event_wait *a) {
+    a->event = event(w);
+}
 
 void fixture_scalert_arena_create(struct world *w, struct args_scalert_arena_create *a) {
     a->runtime = w->runtime;
@@ -215,7 +221,9 @@ void fixture_scalert_tensor_from_dlpack(struct world *w, struct args_scalert_ten
     a->out = world_memory(w, sizeof *a->out);
 }
 
-static void nothing(void *owner) { (void)owner; }
+static void nothing(void *owner) {
+    (void)owner;
+}
 
 void fixture_scalert_tensor_to_dlpack(struct world *w, struct args_scalert_tensor_to_dlpack *a) {
     a->runtime = w->runtime;

@@ -84,7 +84,9 @@ void fixture_scalert_state_memory(struct world *w, struct args_scalert_state_mem
     a->out = STRUCT(w, scalert_memory_report_t);
 }
 
-void fixture_scalert_state_seal(struct world *w, struct args_scalert_state_seal *a) { a->state = state(w, BUILDING); }
+void fixture_scalert_state_seal(struct world *w, struct args_scalert_state_seal *a) {
+    a->state = state(w, BUILDING);
+}
 
 void fixture_scalert_state_parameter_count(struct world *w, struct args_scalert_state_parameter_count *a) {
     a->state = state(w, SEALED);

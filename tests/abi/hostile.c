@@ -12,13 +12,15 @@
 struct slot {
     const char *name;
     const struct item *item;
-    unsigned char *at;   /* where the argument or field lies */
-    const char *parent;  /* the argument that a field belongs to, or NULL */
+    unsigned char *at;  /* where the argument or field lies */
+    const char *parent; /* the argument that a field belongs to, or NULL */
 };
 
 #define SLOTS 96
 
-static void set_pointer(unsigned char *at, const void *pointer) { memcpy(at, &pointer, sizeof pointer); }
+static void set_pointer(unsigned char *at, const void *pointer) {
+    memcpy(at, &pointer, sizeof pointer);
+}
 
 static size_t collect(struct slot *slots, size_t n, const struct item *items, size_t count, unsigned char *base,
                       const char *parent) {
@@ -54,9 +56,13 @@ static void attempt_open(struct attempt *attempt, const struct function *functio
     world_remember_first(&attempt->world);
 }
 
-static int32_t call(struct attempt *attempt) { return attempt->function->call(attempt->arguments); }
+static int32_t call(struct attempt *attempt) {
+    return attempt->function->call(attempt->arguments);
+}
 
-static void discard(struct attempt *attempt) { discard_results(attempt->function, attempt->arguments); }
+static void discard(struct attempt *attempt) {
+    discard_results(attempt->function, attempt->arguments);
+}
 
 /* ---- annotations ------------------------------------------------------------------------------------------------- */
 
@@ -236,11 +242,15 @@ static void handles(const struct function *function, size_t i) {
             return;
         }
         switch (mutation) {
-        case ZEROS: handle = world_memory(&a.world, 256); break;
-        case MISALIGNED: handle = (char *)handle + 1; break;
+        case ZEROS:
+            handle = world_memory(&a.world, 256);
+            break;
+        case MISALIGNED:
+            handle = (char *)handle + 1;
+            break;
         case OTHER_KIND:
-            handle = strcmp(slot->item->handle, "scalert_runtime_t") == 0 ? (void *)a.world.stream
-                                                                           : (void *)a.world.runtime;
+            handle =
+                strcmp(slot->item->handle, "scalert_runtime_t") == 0 ? (void *)a.world.stream : (void *)a.world.runtime;
             break;
         default: {
             scalert_stream_t *stream;
@@ -411,9 +421,25 @@ static void structs_out(const struct function *function, size_t i) {
 
 static void tensors(const struct function *function, size_t i) {
     enum {
-        DTYPE_ZERO, DTYPE_NEGATIVE, DTYPE_UNKNOWN, DTYPE_OTHER, NDIM_NEGATIVE, NDIM_SIX, NDIM_HUGE, NDIM_LESS, NDIM_MORE,
-        SHAPE_NEGATIVE, SHAPE_SMALLEST, SHAPE_HUGE, STRIDE_NEGATIVE, STRIDE_HUGE, LAST_STRIDE, UNALIGNED, NO_DATA,
-        HIGHEST_ADDRESS, FIRST_EXTENT
+        DTYPE_ZERO,
+        DTYPE_NEGATIVE,
+        DTYPE_UNKNOWN,
+        DTYPE_OTHER,
+        NDIM_NEGATIVE,
+        NDIM_SIX,
+        NDIM_HUGE,
+        NDIM_LESS,
+        NDIM_MORE,
+        SHAPE_NEGATIVE,
+        SHAPE_SMALLEST,
+        SHAPE_HUGE,
+        STRIDE_NEGATIVE,
+        STRIDE_HUGE,
+        LAST_STRIDE,
+        UNALIGNED,
+        NO_DATA,
+        HIGHEST_ADDRESS,
+        FIRST_EXTENT
     };
     for (int mutation = 0; mutation < FIRST_EXTENT + 2 * SCALERT_MAX_DIMS; mutation++) {
         struct attempt a;
@@ -427,9 +453,15 @@ static void tensors(const struct function *function, size_t i) {
         }
         last = t->ndim - 1;
         switch (mutation) {
-        case DTYPE_ZERO: t->dtype = 0; break;
-        case DTYPE_NEGATIVE: t->dtype = -1; break;
-        case DTYPE_UNKNOWN: t->dtype = 99; break;
+        case DTYPE_ZERO:
+            t->dtype = 0;
+            break;
+        case DTYPE_NEGATIVE:
+            t->dtype = -1;
+            break;
+        case DTYPE_UNKNOWN:
+            t->dtype = 99;
+            break;
         case DTYPE_OTHER:
             /* An integer instead of a float, a float instead of an integer. */
             ok = strncmp(function->name, "scalert_tensor_", 15) == 0;
@@ -439,9 +471,15 @@ static void tensors(const struct function *function, size_t i) {
                 applies = 0;
             }
             break;
-        case NDIM_NEGATIVE: t->ndim = -1; break;
-        case NDIM_SIX: t->ndim = SCALERT_MAX_DIMS + 1; break;
-        case NDIM_HUGE: t->ndim = INT32_MAX; break;
+        case NDIM_NEGATIVE:
+            t->ndim = -1;
+            break;
+        case NDIM_SIX:
+            t->ndim = SCALERT_MAX_DIMS + 1;
+            break;
+        case NDIM_HUGE:
+            t->ndim = INT32_MAX;
+            break;
         case NDIM_LESS:
             applies = t->ndim > 0 && t->shape[0] > 1;
             ok = is_noted(&a, slot->name, ANY_SHAPE) || is_noted(&a, slot->name, ANY_NDIM) ||
@@ -461,20 +499,43 @@ static void tensors(const struct function *function, size_t i) {
             t->ndim++;
             t->shape[0] = 1;
             break;
-        case SHAPE_NEGATIVE: t->shape[0] = -1; applies = t->ndim > 0; break;
-        case SHAPE_SMALLEST: t->shape[0] = INT64_MIN; applies = t->ndim > 0; break;
-        case SHAPE_HUGE: t->shape[0] = INT64_MAX; applies = t->ndim > 0; any_tensor = 1; break;
-        case STRIDE_NEGATIVE: t->stride[0] = -1; applies = t->ndim > 0; break;
-        case STRIDE_HUGE: t->stride[0] = INT64_MAX; applies = t->ndim > 0 && t->shape[0] > 2; break;
+        case SHAPE_NEGATIVE:
+            t->shape[0] = -1;
+            applies = t->ndim > 0;
+            break;
+        case SHAPE_SMALLEST:
+            t->shape[0] = INT64_MIN;
+            applies = t->ndim > 0;
+            break;
+        case SHAPE_HUGE:
+            t->shape[0] = INT64_MAX;
+            applies = t->ndim > 0;
+            any_tensor = 1;
+            break;
+        case STRIDE_NEGATIVE:
+            t->stride[0] = -1;
+            applies = t->ndim > 0;
+            break;
+        case STRIDE_HUGE:
+            t->stride[0] = INT64_MAX;
+            applies = t->ndim > 0 && t->shape[0] > 2;
+            break;
         case LAST_STRIDE:
             applies = t->ndim > 0 && t->shape[last] > 1 && !is_noted(&a, slot->name, ANY_STRIDE);
             ok = strncmp(function->name, "scalert_tensor_", 15) == 0;
             any_tensor = 1; /* a wrong overlap may be seen first */
             t->stride[applies ? last : 0] = 2;
             break;
-        case UNALIGNED: t->data = (char *)t->data + 1; break;
-        case NO_DATA: t->data = NULL; break;
-        case HIGHEST_ADDRESS: t->data = (void *)(UINTPTR_MAX - 7); applies = elements(t) * dtype_size(t->dtype) > 8; break;
+        case UNALIGNED:
+            t->data = (char *)t->data + 1;
+            break;
+        case NO_DATA:
+            t->data = NULL;
+            break;
+        case HIGHEST_ADDRESS:
+            t->data = (void *)(UINTPTR_MAX - 7);
+            applies = elements(t) * dtype_size(t->dtype) > 8;
+            break;
         default:
             applies = extent <= last && (mutation % 2 || t->shape[extent] > 2);
             ok = is_noted(&a, slot->name, ANY_SHAPE) || is_noted(&a, slot->name, extent);
@@ -512,7 +573,8 @@ static void overlaps(const struct function *function, size_t i) {
                 world_close(&a.world);
                 continue;
             }
-            shift = dtype_size(out->dtype) > dtype_size(other->dtype) ? dtype_size(out->dtype) : dtype_size(other->dtype);
+            shift =
+                dtype_size(out->dtype) > dtype_size(other->dtype) ? dtype_size(out->dtype) : dtype_size(other->dtype);
             if (shifted && elements(other) * dtype_size(other->dtype) <= shift) {
                 world_close(&a.world);
                 continue;
@@ -543,17 +605,34 @@ static void all(const struct function *function) {
     for (size_t i = 0; i < count; i++) {
         enum kind kind = a.slots[i].item->kind;
         switch (kind) {
-        case KIND_PLAIN: continue;
-        case KIND_FLAG: flags(function, i); continue;
-        case KIND_ENUM: enumerations(function, i); continue;
-        case KIND_CALLBACK: callbacks(function, i); continue;
-        case KIND_STRUCT: structs_in(function, i); break;
-        case KIND_OUT_STRUCT: structs_out(function, i); break;
-        case KIND_TENSOR: tensors(function, i); overlaps(function, i); break;
-        case KIND_HANDLE: handles(function, i); break;
+        case KIND_PLAIN:
+            continue;
+        case KIND_FLAG:
+            flags(function, i);
+            continue;
+        case KIND_ENUM:
+            enumerations(function, i);
+            continue;
+        case KIND_CALLBACK:
+            callbacks(function, i);
+            continue;
+        case KIND_STRUCT:
+            structs_in(function, i);
+            break;
+        case KIND_OUT_STRUCT:
+            structs_out(function, i);
+            break;
+        case KIND_TENSOR:
+            tensors(function, i);
+            overlaps(function, i);
+            break;
+        case KIND_HANDLE:
+            handles(function, i);
+            break;
         case KIND_OUT_HANDLE:
         case KIND_OUT_TENSOR:
-        case KIND_POINTER: break;
+        case KIND_POINTER:
+            break;
         }
         null_pointer(function, i);
         /* Bytes, and what is the host's own business, have no alignment. */

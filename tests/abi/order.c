@@ -24,56 +24,103 @@ static uint32_t random_below(uint32_t n) {
 
 /* The calls, and whether the header allows them now. */
 enum call {
-    ADD_GROUP, ADD_PARAMETER, SEAL, READ, READ_GRADIENT, WRITE, SET_STEP, ACQUIRE, RELEASE, BEGIN_STEP, BEGIN_MICRO,
-    GRADIENT_READY, END_MICRO, TAKE_STEP, ABANDON, RESULT, CALLS
+    ADD_GROUP,
+    ADD_PARAMETER,
+    SEAL,
+    READ,
+    READ_GRADIENT,
+    WRITE,
+    SET_STEP,
+    ACQUIRE,
+    RELEASE,
+    BEGIN_STEP,
+    BEGIN_MICRO,
+    GRADIENT_READY,
+    END_MICRO,
+    TAKE_STEP,
+    ABANDON,
+    RESULT,
+    CALLS
 };
 
-static const char *const names[CALLS] = {"add_group", "add_parameter", "seal", "read", "read gradient", "write",
-                                         "set_step", "acquire", "release", "begin_step", "begin_micro",
-                                         "gradient_ready", "end_micro", "step", "abandon_step", "step_result_wait"};
+static const char *const names[CALLS] = {"add_group",     "add_parameter", "seal",         "read",
+                                         "read gradient", "write",         "set_step",     "acquire",
+                                         "release",       "begin_step",    "begin_micro",  "gradient_ready",
+                                         "end_micro",     "step",          "abandon_step", "step_result_wait"};
 
 static int is_allowed(const struct model *m, enum call call, uint32_t p) {
     int sealed = m->phase != BUILDING, in_step = m->phase == STEP || m->phase == MICRO;
     switch (call) {
     case ADD_GROUP:
     case ADD_PARAMETER:
-    case SEAL: return !sealed;
-    case READ: return sealed;
-    case READ_GRADIENT: return in_step;
-    case WRITE: return m->phase == IDLE && !m->acquired[p];
-    case SET_STEP: return m->phase == IDLE;
-    case ACQUIRE: return sealed;
-    case RELEASE: return sealed && m->acquired[p];
-    case BEGIN_STEP: return m->phase == IDLE;
-    case BEGIN_MICRO: return m->phase == STEP;
-    case GRADIENT_READY: return m->phase == MICRO && !m->ready[p];
-    case END_MICRO: return m->phase == MICRO && m->ready[0] && m->ready[1];
-    case TAKE_STEP: return m->phase == STEP && !m->acquired[0] && !m->acquired[1];
-    case ABANDON: return in_step;
-    default: return m->stepped;
+    case SEAL:
+        return !sealed;
+    case READ:
+        return sealed;
+    case READ_GRADIENT:
+        return in_step;
+    case WRITE:
+        return m->phase == IDLE && !m->acquired[p];
+    case SET_STEP:
+        return m->phase == IDLE;
+    case ACQUIRE:
+        return sealed;
+    case RELEASE:
+        return sealed && m->acquired[p];
+    case BEGIN_STEP:
+        return m->phase == IDLE;
+    case BEGIN_MICRO:
+        return m->phase == STEP;
+    case GRADIENT_READY:
+        return m->phase == MICRO && !m->ready[p];
+    case END_MICRO:
+        return m->phase == MICRO && m->ready[0] && m->ready[1];
+    case TAKE_STEP:
+        return m->phase == STEP && !m->acquired[0] && !m->acquired[1];
+    case ABANDON:
+        return in_step;
+    default:
+        return m->stepped;
     }
 }
 
 static void advance(struct model *m, enum call call, uint32_t p) {
     switch (call) {
-    case SEAL: m->phase = IDLE; break;
-    case ACQUIRE: m->acquired[p]++; break;
-    case RELEASE: m->acquired[p]--; break;
-    case SET_STEP: m->taken = 17; break;
-    case BEGIN_STEP: m->phase = STEP; break;
+    case SEAL:
+        m->phase = IDLE;
+        break;
+    case ACQUIRE:
+        m->acquired[p]++;
+        break;
+    case RELEASE:
+        m->acquired[p]--;
+        break;
+    case SET_STEP:
+        m->taken = 17;
+        break;
+    case BEGIN_STEP:
+        m->phase = STEP;
+        break;
     case BEGIN_MICRO:
         m->phase = MICRO;
         m->ready[0] = m->ready[1] = 0;
         break;
-    case GRADIENT_READY: m->ready[p] = 1; break;
-    case END_MICRO: m->phase = STEP; break;
+    case GRADIENT_READY:
+        m->ready[p] = 1;
+        break;
+    case END_MICRO:
+        m->phase = STEP;
+        break;
     case TAKE_STEP:
         m->taken++;
         m->stepped = 1;
         m->phase = IDLE;
         break;
-    case ABANDON: m->phase = IDLE; break;
-    default: break;
+    case ABANDON:
+        m->phase = IDLE;
+        break;
+    default:
+        break;
     }
 }
 
@@ -87,24 +134,39 @@ static scalert_status_t make(struct world *w, scalert_state_t *state, enum call 
     char name[16];
     step.learning_rate = 0.125f;
     switch (call) {
-    case ADD_GROUP: return scalert_state_add_group(state, &group, number);
+    case ADD_GROUP:
+        return scalert_state_add_group(state, &group, number);
     case ADD_PARAMETER:
         snprintf(name, sizeof name, "p%u", (unsigned)random_below(1u << 20));
         return scalert_state_add_parameter(state, 0, name, 1, shape, number);
-    case SEAL: return scalert_state_seal(state);
-    case READ: return scalert_state_read(state, w->stream, p, SCALERT_PART_MASTER, tensors[0]);
-    case READ_GRADIENT: return scalert_state_read(state, w->stream, p, SCALERT_PART_GRADIENT, tensors[0]);
-    case WRITE: return scalert_state_write(state, w->stream, p, SCALERT_PART_MASTER, tensors[1]);
-    case SET_STEP: return scalert_state_set_step(state, 17);
-    case ACQUIRE: return scalert_state_acquire(state, p, w->stream, &view);
-    case RELEASE: return scalert_state_release(state, p, w->stream);
-    case BEGIN_STEP: return scalert_state_begin_step(state);
-    case BEGIN_MICRO: return scalert_state_begin_micro(state);
-    case GRADIENT_READY: return scalert_state_gradient_ready(state, w->stream, p, tensors[1], NULL);
-    case END_MICRO: return scalert_state_end_micro(state);
-    case TAKE_STEP: return scalert_state_step(state, w->stream, &step);
-    case ABANDON: return scalert_state_abandon_step(state);
-    default: return scalert_state_step_result_wait(state, &result);
+    case SEAL:
+        return scalert_state_seal(state);
+    case READ:
+        return scalert_state_read(state, w->stream, p, SCALERT_PART_MASTER, tensors[0]);
+    case READ_GRADIENT:
+        return scalert_state_read(state, w->stream, p, SCALERT_PART_GRADIENT, tensors[0]);
+    case WRITE:
+        return scalert_state_write(state, w->stream, p, SCALERT_PART_MASTER, tensors[1]);
+    case SET_STEP:
+        return scalert_state_set_step(state, 17);
+    case ACQUIRE:
+        return scalert_state_acquire(state, p, w->stream, &view);
+    case RELEASE:
+        return scalert_state_release(state, p, w->stream);
+    case BEGIN_STEP:
+        return scalert_state_begin_step(state);
+    case BEGIN_MICRO:
+        return scalert_state_begin_micro(state);
+    case GRADIENT_READY:
+        return scalert_state_gradient_ready(state, w->stream, p, tensors[1], NULL);
+    case END_MICRO:
+        return scalert_state_end_micro(state);
+    case TAKE_STEP:
+        return scalert_state_step(state, w->stream, &step);
+    case ABANDON:
+        return scalert_state_abandon_step(state);
+    default:
+        return scalert_state_step_result_wait(state, &result);
     }
 }
 

@@ -105,7 +105,9 @@ void *world_memory(struct world *world, size_t size) {
     return memory->bytes;
 }
 
-void *world_struct(struct world *world, size_t size) { return memcpy(world_memory(world, size), &size, sizeof size); }
+void *world_struct(struct world *world, size_t size) {
+    return memcpy(world_memory(world, size), &size, sizeof size);
+}
 
 void world_owns(struct world *world, const char *type, void *handle) {
     world->owned[world->owned_count].type = type;
@@ -162,11 +164,21 @@ static void fill(scalert_tensor_t *tensor) {
         uint32_t bits;
         memcpy(&bits, &values[i % 8], 4);
         switch (tensor->dtype) {
-        case SCALERT_F32: ((float *)tensor->data)[i] = values[i % 8]; break;
-        case SCALERT_BF16: ((uint16_t *)tensor->data)[i] = (uint16_t)(bits >> 16); break;
-        case SCALERT_F16: ((uint16_t *)tensor->data)[i] = halves[i % 8]; break;
-        case SCALERT_I32: ((int32_t *)tensor->data)[i] = (int32_t)(i % 2); break;
-        default: ((int64_t *)tensor->data)[i] = 0; break;
+        case SCALERT_F32:
+            ((float *)tensor->data)[i] = values[i % 8];
+            break;
+        case SCALERT_BF16:
+            ((uint16_t *)tensor->data)[i] = (uint16_t)(bits >> 16);
+            break;
+        case SCALERT_F16:
+            ((uint16_t *)tensor->data)[i] = halves[i % 8];
+            break;
+        case SCALERT_I32:
+            ((int32_t *)tensor->data)[i] = (int32_t)(i % 2);
+            break;
+        default:
+            ((int64_t *)tensor->data)[i] = 0;
+            break;
         }
     }
 }
@@ -197,9 +209,15 @@ static scalert_tensor_t *make(struct world *world, scalert_dtype_t dtype, int nd
     va_end(extents);                                                                                                   \
     return made
 
-scalert_tensor_t *tensor(struct world *world, scalert_dtype_t dtype, int ndim, ...) { MAKE(dtype); }
-scalert_tensor_t *floats(struct world *world, int ndim, ...) { MAKE(SCALERT_BF16); }
-scalert_tensor_t *singles(struct world *world, int ndim, ...) { MAKE(SCALERT_F32); }
+scalert_tensor_t *tensor(struct world *world, scalert_dtype_t dtype, int ndim, ...) {
+    MAKE(dtype);
+}
+scalert_tensor_t *floats(struct world *world, int ndim, ...) {
+    MAKE(SCALERT_BF16);
+}
+scalert_tensor_t *singles(struct world *world, int ndim, ...) {
+    MAKE(SCALERT_F32);
+}
 
 /* ---- annotations ------------------------------------------------------------------------------------------------- */
 
@@ -214,7 +232,15 @@ static void note(struct world *world, int what, const char *a, const char *b, in
     world->notes[world->note_count++].dimension = dimension;
 }
 
-void optional(struct world *world, const char *names) { note(world, NOTE_OPTIONAL, names, "", 0); }
-void output(struct world *world, const char *names) { note(world, NOTE_OUTPUT, names, "", 0); }
-void may_be(struct world *world, const char *out, const char *in) { note(world, NOTE_MAY_BE, out, in, 0); }
-void any_extent(struct world *world, const char *name, int dimension) { note(world, NOTE_FREE, name, "", dimension); }
+void optional(struct world *world, const char *names) {
+    note(world, NOTE_OPTIONAL, names, "", 0);
+}
+void output(struct world *world, const char *names) {
+    note(world, NOTE_OUTPUT, names, "", 0);
+}
+void may_be(struct world *world, const char *out, const char *in) {
+    note(world, NOTE_MAY_BE, out, in, 0);
+}
+void any_extent(struct world *world, const char *name, int dimension) {
+    note(world, NOTE_FREE, name, "", dimension);
+}

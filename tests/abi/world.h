@@ -118,14 +118,14 @@ void world_restore_first(struct world *world);
 
 /* A contiguous tensor with memory of its own, of exactly its size. Floats get small values, integers 0, 1, 0, 1, ... */
 scalert_tensor_t *tensor(struct world *world, scalert_dtype_t dtype, int ndim, ...);
-scalert_tensor_t *floats(struct world *world, int ndim, ...); /* BF16 */
+scalert_tensor_t *floats(struct world *world, int ndim, ...);  /* BF16 */
 scalert_tensor_t *singles(struct world *world, int ndim, ...); /* F32 */
 size_t dtype_size(scalert_dtype_t dtype);
 size_t elements(const scalert_tensor_t *tensor);
 
 /* Fixtures say what their function allows. Names are those of parameters and fields, several divided by spaces. */
-void optional(struct world *world, const char *names);           /* each may be NULL; these together may be */
-void output(struct world *world, const char *names);             /* tensors that are written */
+void optional(struct world *world, const char *names);                   /* each may be NULL; these together may be */
+void output(struct world *world, const char *names);                     /* tensors that are written */
 void may_be(struct world *world, const char *output, const char *input); /* in place */
 /* Nothing else depends on the extent of this dimension. ANY_SHAPE: on any, nor on how many there are; ANY_NDIM: on a
  * dimension of 1 in front, or on one less; FEWER_DIMENSIONS: on one less, and one more is the operation's business. */

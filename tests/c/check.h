@@ -97,9 +97,7 @@ static inline scalert_stream_t *stream_of(scalert_runtime_t *runtime) {
 }
 
 static inline scalert_memory_report_t memory_of(const scalert_runtime_t *runtime) {
-    scalert_memory_report_t report;
-    memset(&report, 0, sizeof report);
-    report.struct_size = sizeof report;
+    scalert_memory_report_t report = SCALERT_MEMORY_REPORT_INIT;
     OK(scalert_runtime_memory(runtime, &report));
     return report;
 }

@@ -76,9 +76,7 @@ static scalert_state_t *one_matrix(scalert_runtime_t *runtime) {
 }
 
 static uint64_t device_bytes_of(const scalert_state_t *state) {
-    scalert_memory_report_t report;
-    memset(&report, 0, sizeof report);
-    report.struct_size = sizeof report;
+    scalert_memory_report_t report = SCALERT_MEMORY_REPORT_INIT;
     OK(scalert_state_memory(state, &report));
     CHECK(report.tier[SCALERT_TIER_DEVICE].limit == UINT64_MAX);
     return report.tier[SCALERT_TIER_DEVICE].used;

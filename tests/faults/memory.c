@@ -54,9 +54,8 @@ static void release(void *user, void *memory, size_t bytes, size_t alignment, sc
 /* ---- a host that uses everything that takes memory --------------------------------------------------------------- */
 
 static uint64_t used(scalert_runtime_t *runtime) {
-    scalert_memory_report_t report;
+    scalert_memory_report_t report = SCALERT_MEMORY_REPORT_INIT;
     uint64_t sum = 0;
-    report.struct_size = sizeof report;
     must(scalert_runtime_memory(runtime, &report));
     for (int t = 0; t < SCALERT_TIERS; t++) {
         const scalert_tier_report_t *r = &report.tier[t];
@@ -67,7 +66,8 @@ static uint64_t used(scalert_runtime_t *runtime) {
     return sum;
 }
 
-/* Makes a call. When it runs out of memory, nothing may be entered in the ledger, and, with memory again, it must work. */
+/* Makes a call. When it runs out of memory, nothing may be entered in the ledger, and, with memory again, it must work.
+ */
 #define TRY(call)                                                                                                      \
     do {                                                                                                               \
         uint64_t before = used(runtime);                                                                               \
@@ -180,7 +180,7 @@ static void budgets_are_kept(void) {
     scalert_runtime_desc_t desc = SCALERT_RUNTIME_DESC_INIT;
     scalert_state_desc_t state_desc = SCALERT_STATE_DESC_INIT;
     scalert_group_desc_t group_desc = SCALERT_GROUP_DESC_INIT;
-    scalert_memory_report_t plan;
+    scalert_memory_report_t plan = SCALERT_MEMORY_REPORT_INIT;
     scalert_runtime_t *runtime;
     scalert_stream_t *stream;
     scalert_arena_t *arena, *other;
@@ -215,7 +215,6 @@ static void budgets_are_kept(void) {
     must(scalert_state_create(runtime, &state_desc, &state));
     must(scalert_state_add_group(state, &group_desc, &number));
     must(scalert_state_add_parameter(state, number, "large", 1, shape, &number));
-    plan.struct_size = sizeof plan;
     must(scalert_state_memory(state, &plan));
     needed = plan.tier[SCALERT_TIER_DEVICE].used;
     expect(needed >= 1024 * (2 + 4 + 8 + 4) && needed < 100000);

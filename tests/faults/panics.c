@@ -33,11 +33,10 @@ static void panic_in(const struct function *function) {
     unsigned char *arguments, *others;
     const struct item *handle = first_handle(function);
     int destroys = strstr(function->name, "_destroy") != NULL;
-    scalert_memory_report_t report;
+    scalert_memory_report_t report = SCALERT_MEMORY_REPORT_INIT;
     scalert_error_t error;
     int32_t status;
     place(function->name, "a panic");
-    report.struct_size = sizeof report;
     world_open(&world);
     world_open(&bystander);
     arguments = world_memory(&world, function->size);

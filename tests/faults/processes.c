@@ -1,4 +1,5 @@
-/* fork: a child computes with its parent's runtime, streams and state, and gets the same bits; both may destroy them. */
+/* fork: a child computes with its parent's runtime, streams and state, and gets the same bits; both may destroy them.
+ */
 #include "world.h"
 
 #include <stdio.h>

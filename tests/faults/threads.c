@@ -219,9 +219,8 @@ static void *create_and_destroy(void *p) {
         scalert_stream_t *stream;
         scalert_event_t *event;
         scalert_arena_t *arena;
-        scalert_memory_report_t report;
+        scalert_memory_report_t report = SCALERT_MEMORY_REPORT_INIT;
         uint8_t complete = 0;
-        report.struct_size = sizeof report;
         must(scalert_stream_create(p, &stream));
         must(scalert_event_create(p, &event));
         must(scalert_arena_create(p, SCALERT_TIER_HOST, 1000, &arena));
@@ -239,10 +238,9 @@ static void *create_and_destroy(void *p) {
 
 static void a_runtime_is_shared(void) {
     pthread_t threads[4];
-    scalert_memory_report_t report;
+    scalert_memory_report_t report = SCALERT_MEMORY_REPORT_INIT;
     scalert_runtime_t *runtime = runtime_with(1, NULL);
     place("one runtime", "in four threads");
-    report.struct_size = sizeof report;
     for (int i = 0; i < 4; i++) {
         if (pthread_create(&threads[i], NULL, create_and_destroy, runtime) != 0) {
             exit(3);
