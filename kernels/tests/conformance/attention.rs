@@ -114,7 +114,9 @@ fn matches_the_reference() {
                 Case::new(sizes(1, t, s, 2, 1, 24, causal), dtype, 5, &mut rng).check();
             }
             Case::new(sizes(2, 70, 99, 4, 2, 64, causal), dtype, 0, &mut rng).check();
+            // As many key heads as make each one task, of one block and of several.
             Case::new(sizes(33, 5, 6, 1, 1, 16, causal), dtype, 0, &mut rng).check();
+            Case::new(sizes(16, 70, 70, 4, 2, 16, causal), dtype, 0, &mut rng).check();
         }
         Case::new(sizes(1, 40, 10, 3, 3, 32, false), dtype, 1, &mut rng).check();
     }
