@@ -94,6 +94,7 @@ test: lint test-rust test-c test-package test-training test-sanitize
 lint:
 	$(CARGO) fmt --all --check
 	$(CARGO) clippy --workspace --all-targets --locked -- -D warnings
+	RUSTDOCFLAGS='-D warnings' $(CARGO) doc --workspace --no-deps --locked --quiet
 	@if command -v clang-format >/dev/null; then \
 	    clang-format --dry-run --Werror include/*.h include/*.hpp examples/*/*.[ch]* tests/*/*.[ch] tests/cpp/*.cpp; \
 	else echo 'clang-format is not installed: the format of C files was not checked'; fi

@@ -15,7 +15,9 @@ int main(void) {
     float *const data[4] = {gradient, master, m, v};
     scalert_status_t status = scalert_device_describe(SCALERT_DEVICE_CPU, 0, &device);
 
-    printf("libscaleRT %u on %s, %u threads\n", (unsigned)scalert_version(), device.name, (unsigned)device.threads);
+    printf("libscaleRT %u.%u.%u on %s, %u threads\n", (unsigned)scalert_version() / 10000,
+           (unsigned)scalert_version() / 100 % 100, (unsigned)scalert_version() % 100, device.name,
+           (unsigned)device.threads);
     for (int i = 0; i < 4 && status == SCALERT_OK; i++)
         status = scalert_tensor_contiguous(data[i], SCALERT_F32, 1, shape, &tensors[i]);
     options.learning_rate = 0.1f;

@@ -7,7 +7,7 @@ use scalert_runtime::Stream;
 use scalert_runtime::ops::embedding::{EmbeddingBackward, EmbeddingForward};
 
 export! {
-    /// y = token_table[tokens] + position_table.
+    /// y = `token_table[tokens]` + position_table.
     fn scalert_embedding_forward(
         stream: Live<Stream>,
         tokens: TensorView,

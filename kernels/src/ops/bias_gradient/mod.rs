@@ -1,6 +1,6 @@
 //! Gradient of a bias: dbias_j = sum over rows of dy_(row, j), added to the old dbias if `accumulate`.
 //!
-//! Shapes: dy [.., n] of a float dtype, 1 to 5 dimensions, contiguous rows; dbias [n] of that dtype or f32.
+//! Shapes: dy [.., n] of a float dtype, 1 to 5 dimensions, contiguous rows; dbias `[n]` of that dtype or f32.
 //!
 //! Rows are summed in f32, first within blocks of rows, then block after block. The order depends on the number of
 //! rows alone: the same bits for any number of threads and at every SIMD level.
@@ -21,7 +21,7 @@ use crate::view::{Invalid, View};
 pub struct BiasGradient<'a> {
     /// Gradient of the output [.., n].
     pub dy: View<'a>,
-    /// Gradient of the bias [n]; dtype of dy, or f32.
+    /// Gradient of the bias `[n]`; dtype of dy, or f32.
     pub dbias: View<'a>,
     /// Whether to add to dbias; else it is not read.
     pub accumulate: bool,

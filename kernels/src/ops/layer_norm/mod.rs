@@ -6,7 +6,7 @@
 //! over rows of dy.
 //!
 //! Shapes: x, y, dy, dx [.., width] of one float dtype, 1 to 5 dimensions, contiguous rows; weight, bias, dweight, dbias
-//! [width] of x's dtype or f32, none being 1 and 0; mean, rstd [..] f32.
+//! `[width]` of x's dtype or f32, none being 1 and 0; mean, rstd [..] f32.
 //!
 //! Tolerance, with e = epsilon(f32), w the width and m = |mean| rstd of the row: mean within (8 + w / 32) e of
 //! mean(|x|) and rstd of itself times 1 + m; y within 2 epsilon(dtype) |y| + (16 + w / 32) e (1 + m) (1 + |xhat|)
@@ -31,9 +31,9 @@ use rows::{check_epsilon, check_parameter, check_statistic};
 pub struct LayerNormForward<'a> {
     /// Input [.., width].
     pub x: View<'a>,
-    /// Factors [width]; none is 1.
+    /// Factors `[width]`; none is 1.
     pub weight: Option<View<'a>>,
-    /// Summands [width]; none is 0.
+    /// Summands `[width]`; none is 0.
     pub bias: Option<View<'a>>,
     /// Added to the variance, above 0.
     pub epsilon: f32,
@@ -60,9 +60,9 @@ pub struct LayerNormBackward<'a> {
     pub rstd: View<'a>,
     /// Gradient of x [.., width]; may be `dy` or `x`.
     pub dx: View<'a>,
-    /// Gradient of the weight [width], of x's dtype or f32.
+    /// Gradient of the weight `[width]`, of x's dtype or f32.
     pub dweight: Option<View<'a>>,
-    /// Gradient of the bias [width], of x's dtype or f32.
+    /// Gradient of the bias `[width]`, of x's dtype or f32.
     pub dbias: Option<View<'a>>,
     /// Whether dweight and dbias are added to what is there.
     pub accumulate: bool,

@@ -3,7 +3,7 @@
 //! rstd = 1 / sqrt(mean(x^2) + epsilon), xhat = x rstd, y = xhat weight.
 //! With g = dy weight: dx = rstd (g - xhat mean(g xhat)), dweight = sum over rows of dy xhat.
 //!
-//! Shapes: x, y, dy, dx [.., width] of one float dtype, 1 to 5 dimensions, contiguous rows; weight, dweight [width] of
+//! Shapes: x, y, dy, dx [.., width] of one float dtype, 1 to 5 dimensions, contiguous rows; weight, dweight `[width]` of
 //! x's dtype or f32, none being 1; rstd [..] f32.
 //!
 //! Tolerance: that of [`crate::ops::layer_norm`] with a mean of 0.
@@ -23,7 +23,7 @@ use crate::view::{Invalid, View};
 pub struct RmsNormForward<'a> {
     /// Input [.., width].
     pub x: View<'a>,
-    /// Factors [width]; none is 1.
+    /// Factors `[width]`; none is 1.
     pub weight: Option<View<'a>>,
     /// Added to the mean square, above 0.
     pub epsilon: f32,
@@ -46,7 +46,7 @@ pub struct RmsNormBackward<'a> {
     pub rstd: View<'a>,
     /// Gradient of x [.., width]; may be `dy` or `x`.
     pub dx: View<'a>,
-    /// Gradient of the weight [width], of x's dtype or f32.
+    /// Gradient of the weight `[width]`, of x's dtype or f32.
     pub dweight: Option<View<'a>>,
     /// Whether dweight is added to what is there.
     pub accumulate: bool,
