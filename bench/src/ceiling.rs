@@ -38,9 +38,12 @@ pub(crate) struct Probe {
     ceiling: Ceiling,
     threads: usize,
     buffers: Vec<Vec<u64>>,
+    /// Passes over the buffers in one run, so that starting threads does not count.
+    passes: usize,
 }
 
 const FMA_ROUNDS: usize = 400_000;
+const LEAST_TRAFFIC: usize = 256 << 20;
 
 impl Probe {
     /// Prepares a ceiling for a number of threads.
@@ -51,13 +54,17 @@ impl Probe {
             }
             _ => Vec::new(),
         };
-        Probe { ceiling, threads, buffers }
+        let passes = match &ceiling {
+            Ceiling::Traffic(t) => LEAST_TRAFFIC.div_ceil(t.bytes().max(1)),
+            _ => 1,
+        };
+        Probe { ceiling, threads, buffers, passes }
     }
 
     /// Operations or bytes of one run.
     pub(crate) fn work(&self) -> f64 {
         match &self.ceiling {
-            Ceiling::Traffic(t) => t.bytes() as f64,
+            Ceiling::Traffic(t) => (t.bytes() * self.passes) as f64,
             Ceiling::Fma(level) => self.threads as f64 * fma_flops(*level),
             Ceiling::Bf16Dot(Level::Avx512Bf16) => self.threads as f64 * fma_flops(Level::Avx512) * 2.0,
             Ceiling::Bf16Dot(level) => self.threads as f64 * fma_flops(*level),
@@ -83,7 +90,7 @@ impl Probe {
     }
 
     fn traffic(&mut self, traffic: &Traffic) {
-        let threads = self.threads;
+        let (threads, passes) = (self.threads, self.passes);
         let (updates, reads) = (traffic.update.len(), traffic.read.len());
         // Each thread takes the same share of every stream.
         let mut shares: Vec<Vec<&mut [u64]>> = (0..threads).map(|_| Vec::new()).collect();
@@ -98,32 +105,44 @@ impl Probe {
             let mut shares = shares.into_iter();
             let mine = shares.next().unwrap_or_default();
             for share in shares {
-                scope.spawn(move || stream(share, updates, reads));
+                scope.spawn(move || stream(share, updates, reads, passes));
             }
-            stream(mine, updates, reads);
+            stream(mine, updates, reads, passes);
         });
     }
 }
 
-/// One pass over a thread's share: the streams advance together, 4 KiB of the longest at a time.
-fn stream(share: Vec<&mut [u64]>, updates: usize, reads: usize) {
+/// Passes over a thread's share: the streams advance together, a few cache lines of the longest at a time.
+fn stream(mut share: Vec<&mut [u64]>, updates: usize, reads: usize, passes: usize) {
     #[cfg(target_arch = "x86_64")]
-    if is_x86_feature_detected!("avx2") {
+    {
         #[target_feature(enable = "avx2")]
-        fn vectorised(share: Vec<&mut [u64]>, updates: usize, reads: usize) {
-            stream_body(share, updates, reads);
+        fn avx2(share: &mut [&mut [u64]], updates: usize, reads: usize, passes: usize) {
+            (0..passes).for_each(|_| stream_once(share, updates, reads));
         }
-        // SAFETY: AVX2 was just detected.
-        unsafe { vectorised(share, updates, reads) };
-        return;
+        #[target_feature(enable = "avx512f,avx512vl,avx512dq,avx512bw")]
+        fn avx512(share: &mut [&mut [u64]], updates: usize, reads: usize, passes: usize) {
+            (0..passes).for_each(|_| stream_once(share, updates, reads));
+        }
+        if Level::Avx512.is_available() {
+            // SAFETY: the level was just detected.
+            return unsafe { avx512(&mut share, updates, reads, passes) };
+        }
+        if Level::Avx2.is_available() {
+            // SAFETY: the level was just detected.
+            return unsafe { avx2(&mut share, updates, reads, passes) };
+        }
     }
-    stream_body(share, updates, reads);
+    (0..passes).for_each(|_| stream_once(&mut share, updates, reads));
 }
 
+/// Words of the longest stream in a step.
+const STEP: usize = 64;
+
 #[inline(always)]
-fn stream_body(mut share: Vec<&mut [u64]>, updates: usize, reads: usize) {
+fn stream_once(share: &mut [&mut [u64]], updates: usize, reads: usize) {
     let longest = share.iter().map(|s| s.len()).max().unwrap_or(0);
-    let steps = longest.div_ceil(512).max(1);
+    let steps = longest.div_ceil(STEP).max(1);
     let mut sum = 0u64;
     for step in 0..steps {
         for (i, buffer) in share.iter_mut().enumerate() {
