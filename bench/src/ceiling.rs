@@ -42,7 +42,7 @@ pub(crate) struct Probe {
     passes: usize,
 }
 
-const FMA_ROUNDS: usize = 400_000;
+const FMA_ROUNDS: usize = 4_000_000;
 const LEAST_TRAFFIC: usize = 256 << 20;
 
 impl Probe {
