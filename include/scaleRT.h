@@ -238,7 +238,8 @@ scalert_status_t scalert_stream_wrap(scalert_runtime_t *runtime, void *native, s
 /* Its work is finished before its workspace is freed. [sync] */
 void scalert_stream_destroy(scalert_stream_t *stream);
 /* Makes the workspace at least bytes large, inside the DEVICE budget. Operations grow it by themselves when they need
- * more; reserving makes that happen at a chosen time. [externally-synchronised] [sync] */
+ * more; reserving makes that happen at a chosen time. The old one is given back when the new one is there, so that a
+ * failure leaves it; the budget counts the larger one alone. [externally-synchronised] [sync] */
 scalert_status_t scalert_stream_reserve(scalert_stream_t *stream, uint64_t bytes);
 /* Blocks until everything enqueued so far is done; returns a failure of asynchronous work.
  * [externally-synchronised] [sync] */

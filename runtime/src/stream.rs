@@ -105,27 +105,17 @@ impl Queue<'_> {
         op.cpu(&Cpu::new(self.runtime.level(), self.runtime.workers(), workspace));
     }
 
-    /// Makes the workspace at least `bytes` large.
-    ///
-    /// The old one is given up first, since its content is undefined between operations and a budget is to hold the
-    /// larger one alone, not both. A failure takes it again.
+    /// Makes the workspace at least `bytes` large. A failure leaves the one that there is.
     fn reserve(&mut self, bytes: u64) -> Result<()> {
-        let held = self.workspace.block.as_ref().map_or(0, Block::bytes) as u64;
-        if bytes <= held {
-            return Ok(());
-        }
-        let take = |bytes| Block::new(self.runtime.memory(), Tier::Device, Purpose::Workspace, bytes, true);
-        self.workspace.block = None;
-        match take(bytes) {
-            Ok(block) => self.workspace.block = Some(block),
-            Err(error) => {
-                if held > 0 {
-                    self.workspace.block = take(held).ok();
-                }
-                return Err(error);
+        match &mut self.workspace.block {
+            Some(block) if bytes <= block.bytes() as u64 => Ok(()),
+            Some(block) => block.replace(bytes),
+            None if bytes == 0 => Ok(()),
+            empty => {
+                *empty = Some(Block::new(self.runtime.memory(), Tier::Device, Purpose::Workspace, bytes, true)?);
+                Ok(())
             }
         }
-        Ok(())
     }
 }
 

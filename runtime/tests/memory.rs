@@ -83,6 +83,29 @@ fn a_workspace_grows_within_the_budget_and_is_kept() {
     assert_eq!(held().used, 0);
 }
 
+#[test]
+fn a_workspace_that_cannot_grow_stays() {
+    let hook = Arc::new(Hook::default());
+    let desc = RuntimeDesc { budgets: [1000, 0, 0, 0], allocator: Some(hook.clone()), ..Default::default() };
+    let runtime = Runtime::new(&desc).unwrap();
+    let stream = Stream::new(&runtime).unwrap();
+    stream.reserve(300).unwrap();
+    let before = runtime.memory_report().tier[0].used;
+    // Memory that is given back may be gone: neither refusal may count on getting it again.
+    let calls = hook.calls.load(SeqCst);
+    assert_eq!(stream.reserve(1001).unwrap_err().status, Status::OutOfBudget);
+    assert_eq!((hook.calls.load(SeqCst), hook.live_bytes()), (calls, before), "the hook is not asked in vain");
+    hook.fail_from.store(calls + 1, SeqCst);
+    assert_eq!(stream.reserve(900).unwrap_err().status, Status::OutOfMemory);
+    assert_eq!((runtime.memory_report().tier[0].workspace, hook.live_bytes()), (before, before));
+    stream.reserve(300).unwrap();
+    hook.fail_from.store(0, SeqCst);
+    stream.reserve(900).unwrap();
+    assert_eq!((runtime.memory_report().tier[0].workspace, hook.live_bytes()), (900, 900));
+    drop(stream);
+    assert_eq!((runtime.memory_report().tier[0].used, hook.live_bytes()), (0, 0));
+}
+
 type Step<'a> = &'a mut dyn FnMut() -> Result<()>;
 
 /// Everything that takes memory, step by step; each step runs inside `watch`.

@@ -59,6 +59,7 @@ fn defaults_and_bad_descriptors() {
         (ScalerDesc { backoff_factor: -0.5, ..default }, "backoff_factor"),
         (ScalerDesc { minimum: -1.0, ..default }, "minimum"),
         (ScalerDesc { minimum: f32::NAN, ..default }, "minimum"),
+        (ScalerDesc { minimum: 1e-45, ..default }, "minimum"),
         (ScalerDesc { maximum: 0.5, ..default }, "maximum"),
         (ScalerDesc { maximum: f32::INFINITY, ..default }, "maximum"),
         (ScalerDesc { initial_scale: 0.5, ..default }, "initial_scale"),

@@ -91,3 +91,22 @@ fn bad_arguments_are_named_and_change_nothing() {
     assert_eq!((info.name.as_ref(), info.group, info.dtype, info.shape), (c"a", 0, DType::BF16, vec![4, 2]));
     refused(building.parameter_info(1).map(|_| ()), "parameter");
 }
+
+#[test]
+fn a_refused_step_takes_no_workspace() {
+    let runtime = runtime(2);
+    let state = State::new(&runtime, &StateDesc::default()).unwrap();
+    for learning_rate_scale in [1.0, 1e30] {
+        let group = state.add_group(&GroupDesc { learning_rate_scale, ..Default::default() }).unwrap();
+        state.add_parameter(group, &std::ffi::CString::new(format!("p{group}")).unwrap(), &[3]).unwrap();
+    }
+    state.seal().unwrap();
+    state.begin_step().unwrap();
+    let stream = Stream::new(&runtime).unwrap();
+    let before = runtime.memory_report();
+    let error = state.step(&stream, &StepDesc { learning_rate: 1e30, ..Default::default() }).unwrap_err();
+    assert_eq!(error.status, Status::InvalidArgument);
+    assert!(error.message.contains("learning_rate: inf"), "{error}");
+    assert_eq!(runtime.memory_report(), before);
+    state.step(&stream, &StepDesc { learning_rate: 1.0, ..Default::default() }).unwrap();
+}

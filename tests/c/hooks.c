@@ -75,7 +75,11 @@ static void allocator(void) {
     state = new_state(runtime);
     OK(scalert_state_add_group(state, &group, &number));
     OK(scalert_state_add_parameter(state, 0, "w", 1, &n, &number));
+    OK(scalert_stream_reserve(stream, 3000));
     counter.refuse = 1;
+    FAILS(scalert_stream_reserve(stream, 6000), SCALERT_OUT_OF_MEMORY, "6000");
+    CHECK(memory_of(runtime).tier[SCALERT_TIER_DEVICE].workspace == 3000); /* the old one is still there */
+    OK(scalert_stream_reserve(stream, 3000));
     FAILS(scalert_state_seal(state), SCALERT_OUT_OF_MEMORY, "");
     FAILS(scalert_arena_create(runtime, SCALERT_TIER_HOST, 100, &refused), SCALERT_OUT_OF_MEMORY, "");
     CHECK(memory_of(runtime).tier[SCALERT_TIER_HOST].used == 0); /* the ledger takes back what was not allocated */

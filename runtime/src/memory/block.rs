@@ -138,10 +138,7 @@ impl Block {
                     Ok((NonNull::without_provenance(Block::ALIGNMENT.try_into().expect("not zero")), Source::Nothing))
                 }
                 Ok(bytes) => memory.allocate(tier, bytes, zeroed),
-                Err(_) => Err(Error::new(
-                    Status::OutOfMemory,
-                    format!("{} bytes of {tier} exceed the address space", charge.bytes),
-                )),
+                Err(_) => Err(beyond_address_space(charge.bytes, tier)),
             };
             match allocated {
                 Ok((data, source)) => {
@@ -157,6 +154,32 @@ impl Block {
         Ok(blocks)
     }
 
+    /// Becomes a larger block of `bytes` zeroed bytes, or stays as it is. The budget is to hold the larger one alone.
+    ///
+    /// The old memory is given back only when the new one is there: whatever else takes memory meanwhile, a failure
+    /// leaves it. Until then no byte of the new one is touched where the system maps it.
+    pub(crate) fn replace(&mut self, bytes: u64) -> Result<()> {
+        let (tier, purpose) = (self.tier, self.charge.purpose);
+        let more = Charge { purpose, bytes: bytes.saturating_sub(self.charge.bytes) };
+        self.memory.ledger.charge_more(tier, self.charge.bytes, more)?;
+        // The new block's charge is the old one's and what it takes more.
+        let charge = Charge { purpose, bytes: self.charge.bytes + more.bytes };
+        let allocated = usize::try_from(charge.bytes)
+            .map_err(|_| beyond_address_space(charge.bytes, tier))
+            .and_then(|bytes| self.memory.allocate(tier, bytes, true));
+        match allocated {
+            Ok((data, source)) => {
+                self.release();
+                (self.data, self.source, self.charge) = (data, source, charge);
+                Ok(())
+            }
+            Err(error) => {
+                self.memory.ledger.credit(tier, more);
+                Err(error)
+            }
+        }
+    }
+
     /// Its first byte; aligned and not null even when there are none.
     pub(crate) fn data(&self) -> NonNull<u8> {
         self.data
@@ -168,12 +191,25 @@ impl Block {
     }
 }
 
+fn beyond_address_space(bytes: u64, tier: Tier) -> Error {
+    Error::new(Status::OutOfMemory, format!("{bytes} bytes of {tier} exceed the address space"))
+}
+
 impl Drop for Block {
     fn drop(&mut self) {
+        self.release();
+        self.memory.ledger.credit(self.tier, self.charge);
+    }
+}
+
+impl Block {
+    /// Gives the memory back to where it came from, but not its charge. The block has none from then on.
+    fn release(&mut self) {
         let bytes = self.bytes();
+        let source = std::mem::replace(&mut self.source, Source::Nothing);
         // SAFETY: the memory came from this source with these arguments, and the block's owner is done with it.
         unsafe {
-            match self.source {
+            match source {
                 Source::Nothing => {}
                 Source::Hook => {
                     let hook = self.memory.allocator.as_ref().expect("the block came from it");
@@ -187,7 +223,6 @@ impl Drop for Block {
                 }
             }
         }
-        self.memory.ledger.credit(self.tier, self.charge);
     }
 }
 

@@ -2,7 +2,7 @@
 
 use super::{Purpose, Tier};
 use crate::error::{Error, Result, Status};
-use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
+use std::sync::atomic::{AtomicU64, Ordering::Relaxed, Ordering::SeqCst};
 
 /// Bytes of one tier. The purposes sum to `used`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -71,6 +71,26 @@ struct Account {
     purposes: [AtomicU64; Purpose::ALL.len()],
 }
 
+impl Account {
+    /// Purposes that belong together: while other threads move bytes from one to another, those of different moments
+    /// may sum to more than was ever held. In a process forked amid a charge they never sum to `used`; then, after
+    /// some tries, each is what it is.
+    fn report(&self) -> TierReport {
+        const TRIES: usize = 10_000;
+        let sum = |purposes: &[u64]| purposes.iter().fold(0u64, |sum, bytes| sum.wrapping_add(*bytes));
+        let mut tries = 0;
+        loop {
+            let before = self.used.load(SeqCst);
+            let purposes = std::array::from_fn(|p| self.purposes[p].load(SeqCst));
+            tries += 1;
+            if self.used.load(SeqCst) == before && sum(&purposes) == before || tries == TRIES {
+                return TierReport::new(self.limit, self.peak.load(SeqCst), purposes);
+            }
+            std::hint::spin_loop();
+        }
+    }
+}
+
 /// The budgets of a runtime. Counters only, no locks: a process that forks in the middle of a charge finds it usable.
 pub(crate) struct Ledger {
     accounts: [Account; 4],
@@ -91,10 +111,31 @@ impl Ledger {
 
     /// Enters all charges, or none: `OUT_OF_BUDGET` says what is needed, what is available and who holds the rest.
     pub(crate) fn charge(&self, tier: Tier, charges: &[Charge]) -> Result<()> {
-        let account = &self.accounts[tier as usize];
         let Some(needed) = charges.iter().try_fold(0u64, |sum, c| sum.checked_add(c.bytes)) else {
-            return Err(self.out_of_budget(tier, u64::MAX));
+            return Err(self.out_of_budget(tier, u64::MAX, None));
         };
+        if !self.enter(tier, needed) {
+            return Err(self.out_of_budget(tier, needed, None));
+        }
+        for charge in charges {
+            self.accounts[tier as usize].purposes[charge.purpose as usize].fetch_add(charge.bytes, Relaxed);
+        }
+        Ok(())
+    }
+
+    /// Adds to a charge of `held` bytes. The refusal is put as that of the sum when the charge has been given up.
+    pub(crate) fn charge_more(&self, tier: Tier, held: u64, more: Charge) -> Result<()> {
+        if !self.enter(tier, more.bytes) {
+            let held = Charge { purpose: more.purpose, bytes: held };
+            return Err(self.out_of_budget(tier, held.bytes.saturating_add(more.bytes), Some(held)));
+        }
+        self.accounts[tier as usize].purposes[more.purpose as usize].fetch_add(more.bytes, Relaxed);
+        Ok(())
+    }
+
+    /// Takes bytes of the budget if it has them.
+    fn enter(&self, tier: Tier, needed: u64) -> bool {
+        let account = &self.accounts[tier as usize];
         let mut used = account.used.load(Relaxed);
         loop {
             match used.checked_add(needed) {
@@ -102,18 +143,14 @@ impl Ledger {
                     match account.used.compare_exchange_weak(used, after, Relaxed, Relaxed) {
                         Ok(_) => {
                             account.peak.fetch_max(after, Relaxed);
-                            break;
+                            return true;
                         }
                         Err(now) => used = now,
                     }
                 }
-                _ => return Err(self.out_of_budget(tier, needed)),
+                _ => return false,
             }
         }
-        for charge in charges {
-            account.purposes[charge.purpose as usize].fetch_add(charge.bytes, Relaxed);
-        }
-        Ok(())
     }
 
     /// Takes a charge back.
@@ -125,24 +162,18 @@ impl Ledger {
 
     /// What is held now.
     pub(crate) fn report(&self) -> MemoryReport {
-        MemoryReport {
-            tier: std::array::from_fn(|i| {
-                let account = &self.accounts[i];
-                TierReport::new(
-                    account.limit,
-                    account.peak.load(Relaxed),
-                    std::array::from_fn(|p| account.purposes[p].load(Relaxed)),
-                )
-            }),
-        }
+        MemoryReport { tier: std::array::from_fn(|i| self.accounts[i].report()) }
     }
 
-    fn out_of_budget(&self, tier: Tier, needed: u64) -> Error {
+    /// The refusal of `needed` bytes, for which `returned` would be given up.
+    fn out_of_budget(&self, tier: Tier, needed: u64, returned: Option<Charge>) -> Error {
         let account = &self.accounts[tier as usize];
-        let used = account.used.load(Relaxed);
+        let returned =
+            |p: Option<Purpose>| returned.filter(|c| p.is_none_or(|p| p == c.purpose)).map_or(0, |c| c.bytes);
+        let used = account.used.load(Relaxed).saturating_sub(returned(None));
         let holders: Vec<String> = Purpose::ALL
             .into_iter()
-            .map(|p| (p, account.purposes[p as usize].load(Relaxed)))
+            .map(|p| (p, account.purposes[p as usize].load(Relaxed).saturating_sub(returned(Some(p)))))
             .filter(|(_, bytes)| *bytes > 0)
             .map(|(p, bytes)| format!("{} {bytes}", p.name()))
             .collect();
@@ -213,5 +244,25 @@ mod tests {
         let host = ledger.report().tier[Tier::Host as usize];
         assert_eq!(host.used, 0);
         assert!(host.peak >= 699 && host.peak <= 1000, "{host:?}");
+    }
+
+    #[test]
+    fn a_report_amid_charges_holds_no_more_than_the_budget() {
+        let ledger = Ledger::new([1000, 0, 0, 0]);
+        let done = std::sync::atomic::AtomicBool::new(false);
+        std::thread::scope(|scope| {
+            scope.spawn(|| {
+                for i in 0..1_000_000 {
+                    let all = charge(Purpose::ALL[i % 7], 1000);
+                    ledger.charge(Tier::Device, &[all]).expect("nothing else is held");
+                    ledger.credit(Tier::Device, all);
+                }
+                done.store(true, SeqCst);
+            });
+            while !done.load(SeqCst) {
+                let report = ledger.report().tier[Tier::Device as usize];
+                assert!(report.used <= 1000 && report.peak <= 1000, "{report:?}");
+            }
+        });
     }
 }

@@ -23,7 +23,7 @@ pub struct ScalerDesc {
     pub growth_factor: f32,
     /// Between 0 and 1; 0 = 0.5.
     pub backoff_factor: f32,
-    /// Smallest scale; 0 = 1.
+    /// Smallest scale, a normal f32, so that dividing by it fits f32; 0 = 1.
     pub minimum: f32,
     /// Largest scale; 0 = 2^24.
     pub maximum: f32,
@@ -84,7 +84,12 @@ impl Scaler {
         let ScalerDesc { initial_scale, growth_factor, backoff_factor, minimum, maximum, .. } = desc;
         require(growth_factor > 1.0 && growth_factor.is_finite(), "growth_factor", growth_factor, "more than 1")?;
         require(backoff_factor > 0.0 && backoff_factor < 1.0, "backoff_factor", backoff_factor, "between 0 and 1")?;
-        require(minimum > 0.0 && minimum.is_finite(), "minimum", minimum, "more than 0")?;
+        require(
+            minimum >= f32::MIN_POSITIVE && minimum.is_finite(),
+            "minimum",
+            minimum,
+            &format!("finite and at least {:e}", f32::MIN_POSITIVE),
+        )?;
         require(
             maximum >= minimum && maximum.is_finite(),
             "maximum",

@@ -240,10 +240,11 @@ impl State {
             step: taken,
         };
         for group in &inner.groups {
-            queue.prepare(&Fill { value: 0.0, y: group.gradients() })?;
-            queue.prepare(&inner.square_sum(group.gradients()))?;
             group.update(&rates(1.0)).prepare(&mut queue)?;
+            queue.prepare(&Fill { value: 0.0, y: group.gradients() })?;
         }
+        // The sums alone need a workspace, all the same one.
+        inner.groups.iter().try_for_each(|group| queue.prepare(&inner.square_sum(group.gradients())))?;
 
         if inner.machine.micros() == 0 {
             inner.groups.iter().for_each(|group| queue.run(&Fill { value: 0.0, y: group.gradients() }));

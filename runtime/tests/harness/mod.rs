@@ -148,6 +148,8 @@ pub struct Hook {
     pub calls: AtomicUsize,
     /// The call that fails, counted from 1; 0 = none.
     pub fail_at: AtomicUsize,
+    /// The call from which on all fail, counted from 1; 0 = none.
+    pub fail_from: AtomicUsize,
     /// Added to every address.
     pub misalign: usize,
 }
@@ -167,7 +169,9 @@ impl Hook {
 impl Allocator for Hook {
     fn alloc(&self, bytes: usize, alignment: usize, tier: Tier, ordinal: i32) -> Option<NonNull<u8>> {
         assert!(bytes > 0 && alignment >= 64 && ordinal == 0);
-        if self.calls.fetch_add(1, SeqCst) + 1 == self.fail_at.load(SeqCst) {
+        let call = self.calls.fetch_add(1, SeqCst) + 1;
+        let from = self.fail_from.load(SeqCst);
+        if call == self.fail_at.load(SeqCst) || from != 0 && call >= from {
             return None;
         }
         // SAFETY: the layout is not empty, and the garbage lies inside it.
