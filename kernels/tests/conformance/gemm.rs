@@ -436,3 +436,31 @@ fn refuses_bad_arguments() {
     assert_eq!(refused(Gemm { c: shifted, pre_activation: Some(inside(8, 4)), ..backward }), "c");
     assert_eq!(refused(Gemm { pre_activation: Some(strided(&wide, &[4, 8], &[4, 1])), ..forward }), "pre_activation");
 }
+
+#[test]
+fn any_number_of_workers_gives_the_same_bits() {
+    let mut rng = Rng(11);
+    for (dtype, c_dtype) in [(DType::F32, DType::F32), (DType::BF16, DType::BF16), (DType::F16, DType::F32)] {
+        for (dims, transposes) in [([397, 211, 521], [false, true]), ([193, 601, 33], [true, false])] {
+            for activation in [Activation::GeluTanh, Activation::GeluExactBackward] {
+                let [m, n, _] = dims;
+                let mut case = Case::new(&mut rng, dims, transposes, dtype, c_dtype);
+                (case.alpha, case.beta, case.activation) = (0.25, -0.5, activation);
+                case.c = Tensor::with_layout(c_dtype, &[m, n], 1, 1).normal(&mut rng, 1.0);
+                case.pre_activation = Some(Tensor::with_layout(c_dtype, &[m, n], 2, 3).normal(&mut rng, 2.0));
+                if activation == Activation::GeluTanh {
+                    case.bias = Some(Tensor::with_layout(dtype, &[n], 0, 1).normal(&mut rng, 1.0));
+                }
+                for level in levels() {
+                    let one = case.run(level, 1);
+                    // From large rectangles to the least, and to more workers than there are rectangles.
+                    for threads in [3, 7, 40] {
+                        for (one, many) in one.iter().zip(case.run(level, threads)) {
+                            assert!(one.bits() == many.bits(), "{dtype} {dims:?} {} {threads}", level.name());
+                        }
+                    }
+                }
+            }
+        }
+    }
+}

@@ -1,6 +1,7 @@
 use crate::harness::{
-    Rng, Tensor, assert_each_close, central_difference, epsilon, half_denormal, run_everywhere, run_with,
+    Rng, Tensor, assert_each_close, central_difference, epsilon, half_denormal, levels, run_everywhere, run_with,
 };
+use scalert_kernels::backend::cpu::{Cpu, Inline};
 use scalert_kernels::dtype::DType;
 use scalert_kernels::ops::Op;
 use scalert_kernels::ops::layer_norm::{LayerNormBackward, LayerNormForward, reference};
@@ -299,4 +300,27 @@ fn refuses_bad_arguments() {
     let overlapping =
         LayerNormBackward { dy: first(&dy), x: first(&x), mean: one.view(), rstd: one.view(), dx: shifted, ..backward };
     assert_eq!(refused(overlapping), "dx");
+}
+
+#[test]
+fn rows_of_no_width_need_no_workspace() {
+    let rows = || Tensor::new(DType::F32, &[3, 0]);
+    let (x, dy, dx, statistic) = (rows(), rows(), rows(), Tensor::new(DType::F32, &[3]).fill(|_| 1.0));
+    let parameter = Tensor::new(DType::F32, &[0]);
+    let op = LayerNormBackward {
+        dy: dy.view(),
+        x: x.view(),
+        weight: None,
+        mean: statistic.view(),
+        rstd: statistic.view(),
+        dx: dx.view(),
+        dweight: Some(parameter.view()),
+        dbias: None,
+        accumulate: false,
+    };
+    op.check().unwrap();
+    assert_eq!(op.workspace(1), 0);
+    for level in levels() {
+        op.cpu(&Cpu::new(level, &Inline, &mut []));
+    }
 }

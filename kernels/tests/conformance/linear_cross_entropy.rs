@@ -239,6 +239,23 @@ fn without_rows_the_gradient_of_the_weight_is_zero() {
 }
 
 #[test]
+fn leading_dimensions_of_zero_are_no_rows() {
+    let base = Case::new(&mut Rng(10), [1, 6, 4], DType::F32, DType::F32);
+    for lead in [&[0, 3][..], &[3, 0], &[2, 0, 3], &[0, 2, 1, 3]] {
+        let shape = [lead, &[4]].concat();
+        let (x, dx) = (Tensor::new(DType::F32, &shape), Tensor::new(DType::F32, &shape));
+        let (targets, losses) = (Tensor::new(DType::I32, lead), Tensor::new(DType::F32, lead));
+        for level in levels() {
+            let dweight = Tensor::new(DType::F32, &[6, 4]).fill(|i| i as f64);
+            let (dx, dweight_view) = (Some(dx.view()), Some(dweight.view()));
+            let op = LinearCrossEntropy { x: x.view(), targets: targets.view(), dx, ..base.op(&losses) };
+            run_with(&LinearCrossEntropy { dweight: dweight_view, ..op }, level, 2);
+            assert_eq!(dweight.values(), [0.0; 24], "{lead:?} {}", level.name());
+        }
+    }
+}
+
+#[test]
 fn no_channels_and_no_classes_are_fine() {
     // Without channels every logit is 0.
     Case::new(&mut Rng(6), [3, 5, 0], DType::BF16, DType::F32).check("no channels");
@@ -368,6 +385,9 @@ fn refuses_bad_arguments() {
         assert_eq!(refused(Op { weight: view(f32, &[6, 5], &[5, 1]), ..good }), "weight");
         assert_eq!(refused(Op { weight: view(bf16, &[6, 4], &[4, 1]), ..good }), "weight");
         assert_eq!(refused(Op { weight: view(bf16, &[6, 5], &[1, 6]), ..good }), "weight");
+        // Classes that share memory, and more of them than their logits would have.
+        let one_channel = Op { x: view(bf16, &[4, 1], &[1, 1]), dx: None, dweight: None, ..good };
+        assert_eq!(refused(Op { weight: view(bf16, &[1 << 60, 1], &[0, 1]), ..one_channel }), "weight");
         assert_eq!(refused(Op { targets: view(f32, &[4], &[1]), ..good }), "targets");
         assert_eq!(refused(Op { targets: view(i32, &[5], &[1]), ..good }), "targets");
         assert_eq!(refused(Op { gradient_scale: f32::NAN, ..good }), "gradient_scale");

@@ -21,10 +21,13 @@ mod linear_cross_entropy;
 mod lion;
 mod math;
 mod optimizer;
+#[cfg(target_os = "linux")]
+mod page_end;
 mod random;
 mod rms_norm;
 mod rotary;
 mod scale;
 mod sgd;
 mod swiglu;
+mod view;
 mod write_back;

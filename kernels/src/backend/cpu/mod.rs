@@ -63,7 +63,10 @@ impl<'a> Cpu<'a> {
         assert!(level.is_available(), "this CPU lacks {}", level.name());
         let aligned = (workspace.as_ptr() as usize).is_multiple_of(Self::WORKSPACE_ALIGNMENT);
         assert!(workspace.is_empty() || aligned, "workspace is not aligned");
-        Cpu { level, workers, workspace: workspace.as_mut_ptr(), workspace_bytes: workspace.len() }
+        // Operations take slices of nothing from an empty workspace too, and those must be aligned.
+        let empty = std::ptr::without_provenance_mut(Self::WORKSPACE_ALIGNMENT);
+        let start = if workspace.is_empty() { empty } else { workspace.as_mut_ptr() };
+        Cpu { level, workers, workspace: start, workspace_bytes: workspace.len() }
     }
 
     /// The SIMD level to run at.

@@ -44,14 +44,11 @@ impl Matrix {
         Matrix { data: view.data(), size: view.dtype().size(), row_stride: view.stride()[lead], batch_stride }
     }
 
-    /// Address of the element at `row` and `column` of one matrix of the batch.
-    ///
-    /// # Safety
-    /// The matrix has that element (or it is one past a row or column that it has).
-    unsafe fn at(&self, batch: [usize; BATCH_DIMS], row: usize, column: usize) -> *mut u8 {
+    /// Address of the element at `row` and `column` of one matrix of the batch. (wrapping: with k = 0 the operands have
+    /// no memory to stay in.)
+    fn at(&self, batch: [usize; BATCH_DIMS], row: usize, column: usize) -> *mut u8 {
         let lead: usize = batch.iter().zip(self.batch_stride).map(|(i, stride)| i * stride).sum();
-        // SAFETY: the caller's promise.
-        unsafe { self.data.add((lead + row * self.row_stride + column) * self.size) }
+        self.data.wrapping_add((lead + row * self.row_stride + column) * self.size)
     }
 
     /// Whether the innermost leading dimension, of `extent`, continues the `rows` of one matrix.

@@ -33,8 +33,9 @@ fn run_rows(op: &LinearCrossEntropy<'_>) -> usize {
     rows.max(1)
 }
 
-fn logits_bytes(op: &LinearCrossEntropy<'_>) -> usize {
-    chunk_rows(op) * stride(op) * size_of::<f32>()
+/// usize::MAX when they overflow it, as the logits of a weight whose rows share memory may: the op's check refuses them.
+pub(super) fn logits_bytes(op: &LinearCrossEntropy<'_>) -> usize {
+    chunk_rows(op).saturating_mul(stride(op)).saturating_mul(size_of::<f32>())
 }
 
 /// The products for a chunk of rows, whose logits are at `logits`.
@@ -53,8 +54,9 @@ impl<'a> Products<'a> {
                 .expect("part of a view that has been checked")
         };
         let part = |view: &View<'a>| {
-            // (One past the last row for an empty chunk.)
-            let data = view.data().wrapping_add(view.row_offset(rows.start) * view.dtype().size());
+            // An empty chunk has no first row.
+            let offset = if rows.is_empty() { 0 } else { view.row_offset(rows.start) };
+            let data = view.data().wrapping_add(offset * view.dtype().size());
             let view = view.collapsed();
             matrix(data, view.dtype(), c, view.ndim().checked_sub(2).map_or(c, |d| view.stride()[d]))
         };

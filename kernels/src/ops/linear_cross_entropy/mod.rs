@@ -75,6 +75,9 @@ impl Op for LinearCrossEntropy<'_> {
         let v = self.weight.row_count();
         self.weight.expect_shape("weight", &[v, c], "[v, c] with the c of x")?;
         self.weight.expect_rows("weight")?;
+        if cpu::logits_bytes(self) > isize::MAX as usize {
+            return Err(Invalid::new("weight", format!("{v} rows are more than the logits of x have memory for")));
+        }
         self.targets.expect_dtype("targets", &[DType::I32])?;
         self.targets.expect_shape("targets", lead, "the leading dimensions of x")?;
         if !self.gradient_scale.is_finite() {
