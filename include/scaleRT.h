@@ -346,7 +346,7 @@ scalert_status_t scalert_cast(scalert_stream_t *stream, const scalert_tensor_t *
 /* y = value. y [..] float. [externally-synchronised] [async] [capturable] */
 scalert_status_t scalert_fill(scalert_stream_t *stream, float value, const scalert_tensor_t *y);
 
-/* y = uniform on [low, high). y [..] float. [externally-synchronised] [async] [capturable] */
+/* y = uniform on [low, high), low < high. y [..] float. [externally-synchronised] [async] [capturable] */
 scalert_status_t scalert_random_uniform(scalert_stream_t *stream, scalert_random_key_t key, float low, float high,
                                         const scalert_tensor_t *y);
 /* y = normal with this mean and standard deviation (Box & Muller 1958). y [..] float.
@@ -410,9 +410,10 @@ typedef int32_t scalert_compute_t;
 
 typedef struct scalert_gemm_options {
     size_t struct_size;
-    float alpha;                  /* 0 = 1 */
-    float beta;                   /* 1 accumulates into c; with 0, c is not read */
-    const scalert_tensor_t *bias; /* [n], float F32 or c's dtype; added to each row; NULL = none */
+    float alpha; /* 0 = 1 */
+    float beta;  /* 1 accumulates into c; with 0, c is not read */
+    const scalert_tensor_t
+        *bias; /* [n], float F32 or c's dtype; added to each row; NULL = none, as a backward activation needs */
     scalert_activation_t activation;
     const scalert_tensor_t
         *pre_activation; /* c's shape and dtype. Forward: written, if given. Backward: read, required */
@@ -455,7 +456,7 @@ scalert_status_t scalert_embedding_backward(scalert_stream_t *stream, const scal
 
 /* y = (x - mean) * rstd * weight + bias over the last dimension, rstd = 1 / sqrt(variance + epsilon), population
  * variance. x, y [.., width] float, same dtype; y may be x. weight, bias [width], x's dtype or F32; NULL = 1 and 0.
- *   mean, rstd [..] F32, kept for backward; both may be NULL when no backward follows. epsilon > 0.
+ *   mean, rstd [..] F32, kept for backward; each may be NULL when no backward follows. epsilon > 0.
  *   Statistics in f32, two passes. Ba, Kiros & Hinton 2016. [externally-synchronised] [async] [capturable] */
 scalert_status_t scalert_layer_norm_forward(scalert_stream_t *stream, const scalert_tensor_t *x,
                                             const scalert_tensor_t *weight, const scalert_tensor_t *bias, float epsilon,
@@ -707,7 +708,8 @@ scalert_status_t scalert_scaler_read_wait(const scalert_scaler_t *scaler, scaler
  * the step over all of them.
  *
  *   create, add_group, add_parameter ..., seal
- *   begin_step -> { begin_micro -> gradient_ready for each parameter -> end_micro } any number of times -> step
+ *   begin_step -> { begin_micro -> gradient_ready for each parameter -> end_micro } any number of times (none: zero
+ * gradients) -> step
  *                 -> step_result_wait (when the figures are wanted); abandon_step gives a begun step up
  *
  * A call out of this order is FAILED_PRECONDITION and changes nothing. */
