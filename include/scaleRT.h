@@ -138,10 +138,9 @@ typedef struct scalert_allocator {
 } scalert_allocator_t;
 #define SCALERT_ALLOCATOR_INIT {sizeof(scalert_allocator_t), NULL, NULL, NULL}
 
-/* The host's threads instead of the library's pool. parallel_for calls body(context, i) once for each i in 0 .. n - 1,
- * n
- * <= threads, in any order, on any threads, at the same time or one after another, and returns when all have returned.
- */
+/* The host's threads instead of the library's pool. parallel_for calls body(context, i) once for each i below n, which
+ * is at most threads, in any order, on any threads, at the same time or one after another, and returns when all have
+ * returned. Like every callback, it must not throw. */
 typedef struct scalert_thread_pool {
     size_t struct_size;
     void *user;
@@ -274,9 +273,10 @@ void scalert_arena_destroy(scalert_arena_t *arena);
 /* The next bytes of the arena, aligned to 64 bytes, uninitialised. OUT_OF_BUDGET when it is exhausted. *out is not NULL
  * even for 0 bytes. [externally-synchronised] [sync] */
 scalert_status_t scalert_arena_alloc(scalert_arena_t *arena, uint64_t bytes, void **out);
-/* Bytes handed out so far: a mark to rewind to. [externally-synchronised] [sync] */
+/* Bytes handed out so far, with what alignment took: a mark to rewind to. [externally-synchronised] [sync] */
 scalert_status_t scalert_arena_mark(const scalert_arena_t *arena, uint64_t *mark);
-/* Takes back everything handed out since mark (0 = everything). [externally-synchronised] [sync] */
+/* Takes back everything handed out since mark (0 = everything). INVALID_ARGUMENT when mark is
+ * beyond what is handed out. [externally-synchronised] [sync] */
 scalert_status_t scalert_arena_rewind(scalert_arena_t *arena, uint64_t mark);
 
 /* ---- tensors ---------------------------------------------------------------------------------------------------- */
@@ -374,8 +374,7 @@ scalert_status_t scalert_add(scalert_stream_t *stream, const scalert_tensor_t *a
 scalert_status_t scalert_dropout(scalert_stream_t *stream, const scalert_tensor_t *x, float probability,
                                  scalert_random_key_t key, const scalert_tensor_t *y);
 
-/* ---- operations: exact sums
- * ------------------------------------------------------------------------------------------ */
+/* ---- operations: exact sums ------------------------------------------------------------------------------------- */
 
 /* An accumulator is an I64 tensor [SCALERT_EXACT_SUM_LIMBS], zero at first: 67 limbs of 32 bits that hold any sum of
  * doubles without rounding (Neal 2015), and a count of the elements that were not finite and left out. Accumulators may
@@ -462,8 +461,8 @@ scalert_status_t scalert_layer_norm_forward(scalert_stream_t *stream, const scal
                                             const scalert_tensor_t *weight, const scalert_tensor_t *bias, float epsilon,
                                             const scalert_tensor_t *y, const scalert_tensor_t *mean,
                                             const scalert_tensor_t *rstd);
-/* Gradients of layer_norm_forward. dx may be dy. dweight, dbias [width] F32 or x's dtype, may be NULL; added to what is
- * there when accumulate is 1. Row sums in a fixed order. [externally-synchronised] [async] [capturable] */
+/* Gradients of layer_norm_forward. dx may be dy or x. dweight, dbias [width] F32 or x's dtype, may be NULL; added to
+ * what is there when accumulate is 1. Row sums in a fixed order. [externally-synchronised] [async] [capturable] */
 scalert_status_t scalert_layer_norm_backward(scalert_stream_t *stream, const scalert_tensor_t *dy,
                                              const scalert_tensor_t *x, const scalert_tensor_t *weight,
                                              const scalert_tensor_t *mean, const scalert_tensor_t *rstd,
@@ -491,15 +490,16 @@ typedef int32_t scalert_gelu_t;
  * [externally-synchronised] [async] [capturable] */
 scalert_status_t scalert_gelu_forward(scalert_stream_t *stream, const scalert_tensor_t *x, scalert_gelu_t kind,
                                       const scalert_tensor_t *y);
-/* dx = dy * gelu'(x). dx may be dy. [externally-synchronised] [async] [capturable] */
+/* dx = dy * gelu'(x). dx may be dy or x. [externally-synchronised] [async] [capturable] */
 scalert_status_t scalert_gelu_backward(scalert_stream_t *stream, const scalert_tensor_t *x, const scalert_tensor_t *dy,
                                        scalert_gelu_t kind, const scalert_tensor_t *dx);
 
 /* y = silu(gate) * up, silu(z) = z / (1 + e^-z). gate, up, y [..] float, same shape and dtype; gate and up may be the
- * halves of one packed tensor. Shazeer 2020. [externally-synchronised] [async] [capturable] */
+ * halves of one packed tensor; y may be either of them. Shazeer 2020.
+ * [externally-synchronised] [async] [capturable] */
 scalert_status_t scalert_swiglu_forward(scalert_stream_t *stream, const scalert_tensor_t *gate,
                                         const scalert_tensor_t *up, const scalert_tensor_t *y);
-/* dgate = dy * up * silu'(gate), dup = dy * silu(gate). dgate may be gate, dup may be up.
+/* dgate = dy * up * silu'(gate), dup = dy * silu(gate). dgate and dup may each be gate, up or dy.
  * [externally-synchronised] [async] [capturable] */
 scalert_status_t scalert_swiglu_backward(scalert_stream_t *stream, const scalert_tensor_t *gate,
                                          const scalert_tensor_t *up, const scalert_tensor_t *dy,
@@ -570,8 +570,9 @@ scalert_status_t scalert_cross_entropy(scalert_stream_t *stream, const scalert_t
                                        const scalert_tensor_t *dlogits, const scalert_cross_entropy_options_t *options);
 
 /* The same for logits = x weight^T, which are made in chunks of rows and never stored whole.
- *   x [.., c], weight [v, c] float, same dtype; dx like x, dweight [v, c] F32 or weight's dtype; both, or both NULL for
- * losses only; dweight is added to what is there when accumulate is 1. [externally-synchronised] [async] [capturable]
+ *   x [.., c], weight [v, c] float, same dtype; dx like x, may be x; dweight [v, c] F32 or weight's dtype; both, or
+ * both NULL for losses only; dweight is added to what is there when accumulate is 1. [externally-synchronised] [async]
+ * [capturable]
  */
 scalert_status_t scalert_linear_cross_entropy(scalert_stream_t *stream, const scalert_tensor_t *x,
                                               const scalert_tensor_t *weight, const scalert_tensor_t *targets,
@@ -579,8 +580,7 @@ scalert_status_t scalert_linear_cross_entropy(scalert_stream_t *stream, const sc
                                               const scalert_tensor_t *dx, const scalert_tensor_t *dweight,
                                               const scalert_cross_entropy_options_t *options);
 
-/* ---- operations: optimizers
- * ------------------------------------------------------------------------------------------ */
+/* ---- operations: optimizers ------------------------------------------------------------------------------------- */
 
 /* The optimizers as operations on single tensors, for hosts that keep their own state; scalert_state_step is the whole
  * of it. Each element is updated by a formula whose every rounding is fixed, so the bits are the same on any device, at
@@ -633,34 +633,32 @@ scalert_status_t scalert_lion(scalert_stream_t *stream, const scalert_tensor_t *
                               const scalert_tensor_t *master, const scalert_tensor_t *moment,
                               const scalert_tensor_t *weight, const scalert_lion_options_t *options);
 
-/* ---- learning-rate schedules
- * ------------------------------------------------------------------------------------------ */
+/* ---- learning-rate schedules ------------------------------------------------------------------------------------ */
 
 typedef int32_t scalert_schedule_kind_t;
 #define SCALERT_SCHEDULE_CONSTANT 0
 #define SCALERT_SCHEDULE_COSINE 1              /* half a cosine from peak to floor at total_steps */
 #define SCALERT_SCHEDULE_LINEAR 2              /* a line from peak to floor at total_steps */
 #define SCALERT_SCHEDULE_INVERSE_SQUARE_ROOT 3 /* peak * sqrt(max(warmup_steps, 1) / step), not below floor */
-#define SCALERT_SCHEDULE_WARMUP_STABLE_DECAY                                                                           \
-    4 /* peak, then a line to floor over the last decay_steps of total_steps                                           \
-       */
+#define SCALERT_SCHEDULE_WARMUP_STABLE_DECAY 4 /* peak, then a line to floor over decay_steps */
 
 typedef struct scalert_schedule {
     size_t struct_size;
     scalert_schedule_kind_t kind;
     float peak, floor;     /* learning rates, 0 <= floor <= peak */
     uint64_t warmup_steps; /* every kind first rises linearly: peak * step / warmup_steps */
-    uint64_t total_steps;  /* after these the rate stays at floor; needed by COSINE, LINEAR and WARMUP_STABLE_DECAY */
-    uint64_t decay_steps;
+    uint64_t
+        total_steps; /* after these the rate is floor, 0 = no end; needed by COSINE, LINEAR and WARMUP_STABLE_DECAY */
+    uint64_t decay_steps; /* the last of total_steps; warmup_steps + decay_steps is at most total_steps */
 } scalert_schedule_t;
 #define SCALERT_SCHEDULE_INIT {sizeof(scalert_schedule_t), SCALERT_SCHEDULE_CONSTANT, 0.0f, 0.0f, 0, 0, 0}
 
-/* The learning rate of a step, the first being 1 (0 is taken as 1). [thread-safe] [sync] */
+/* The learning rate of a step, the first being 1 (0 is taken as 1). INVALID_ARGUMENT names a
+ * field that makes no sense. [thread-safe] [sync] */
 scalert_status_t scalert_schedule_learning_rate(const scalert_schedule_t *schedule, uint64_t step,
                                                 float *learning_rate);
 
-/* ---- loss scaler
- * ------------------------------------------------------------------------------------------------------ */
+/* ---- loss scaler ------------------------------------------------------------------------------------------------ */
 
 /* The dynamic loss scale of f16 training (Micikevicius et al. 2018). It lives on the device: training never waits for
  * it. */
@@ -701,8 +699,7 @@ typedef struct scalert_scaler_report {
 /* Blocks until the last update is done and reads it. [externally-synchronised] [sync] */
 scalert_status_t scalert_scaler_read_wait(const scalert_scaler_t *scaler, scalert_scaler_report_t *out);
 
-/* ---- training state
- * --------------------------------------------------------------------------------------------------- */
+/* ---- training state --------------------------------------------------------------------------------------------- */
 
 /* Parameters in the dtype that the model reads, f32 master weights, optimizer moments and gradient accumulators, and
  * the step over all of them.
@@ -781,6 +778,7 @@ typedef int32_t scalert_part_t;
 #define SCALERT_PART_MOMENT2 2  /* AdamW v */
 #define SCALERT_PART_GRADIENT 3 /* accumulated so far in this step; read only */
 /* Copies a part out, [shape of the parameter] F32: for the host's own checkpoints and inspection.
+ * INVALID_ARGUMENT for a moment that the group's optimizer does not keep; the gradient is there within a step only.
  * [externally-synchronised] [async] */
 scalert_status_t scalert_state_read(scalert_state_t *state, scalert_stream_t *stream, uint32_t parameter,
                                     scalert_part_t part, const scalert_tensor_t *destination);
@@ -836,8 +834,8 @@ scalert_status_t scalert_state_abandon_step(scalert_state_t *state);
 typedef struct scalert_step_result {
     size_t struct_size;
     uint64_t step;               /* steps taken so far; a skipped step does not count */
-    double gradient_norm;        /* of all gradients, unscaled, before clipping; not a number when skipped */
-    double clip_factor;          /* min(1, max_norm / (gradient_norm + 1e-6)); 1 without clipping */
+    double gradient_norm;        /* of all gradients times gradient_scale / loss scale; NaN when skipped */
+    double clip_factor;          /* min(1, max_norm / (gradient_norm + 1e-6)); 1 without clipping or when skipped */
     float loss_scale;            /* that this step was divided by */
     uint8_t skipped;             /* a gradient was not finite */
     uint32_t overflow_parameter; /* the first of them by micro-batch, then parameter; SCALERT_NONE when not skipped */
@@ -845,7 +843,8 @@ typedef struct scalert_step_result {
 } scalert_step_result_t;
 #define SCALERT_STEP_RESULT_INIT                                                                                       \
     {sizeof(scalert_step_result_t), 0, 0.0, 0.0, 0.0f, 0, SCALERT_NONE, SCALERT_NONE, SCALERT_NONE}
-/* Blocks until the figures of the last step are known. Training itself never needs them on the host. Returns
+/* Blocks until the figures of the last step are known. Training itself never needs them on the host.
+ * FAILED_PRECONDITION before any step. Returns
  * LOSS_SCALE_COLLAPSED, with *out filled and the message naming the first bad parameter, when the step overflowed at
  * the scaler's minimum. The caller sets out->struct_size. [externally-synchronised] [sync] */
 scalert_status_t scalert_state_step_result_wait(scalert_state_t *state, scalert_step_result_t *out);

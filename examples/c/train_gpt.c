@@ -445,7 +445,7 @@ static void plan_and_allocate(model_t *m, scalert_tier_t exchange_tier) {
     for (int i = 0; i < EXCHANGE; i++)
         activations += plan.bytes[i];
     if (!opt.quiet) {
-        printf("plan, bytes:\n");
+        printf("plan, bytes (the operations' workspace comes on top):\n");
         print_bytes("weights", held->weights);
         print_bytes("master weights", held->master);
         print_bytes("moments", held->moments);
@@ -986,13 +986,13 @@ static double validate(model_t *m, const corpus_t *corpus) {
 static void show_progress(uint64_t step, double loss, double tokens_per_s, double remaining, double *last_line) {
     const double now = seconds_now();
     const int terminal = isatty(STDERR_FILENO), done = step == (uint64_t)opt.steps;
-    char bar[33];
+    char bar[21];
     if (opt.quiet || (!terminal && now - *last_line < 10.0) || (terminal && now - *last_line < 0.1 && !done))
         return;
     *last_line = now;
-    for (int i = 0; i < 32; i++)
-        bar[i] = (uint64_t)i * (uint64_t)opt.steps < 32 * step ? '#' : '.';
-    bar[32] = 0;
+    for (int i = 0; i < 20; i++)
+        bar[i] = (uint64_t)i * (uint64_t)opt.steps < 20 * step ? '#' : '.';
+    bar[20] = 0;
     fprintf(stderr, "%s[%s] %" PRIu64 "/%" PRId64, terminal ? "\r" : "", bar, step, opt.steps);
     if (!isnan(loss))
         fprintf(stderr, "  loss %.3f", loss);
@@ -1005,7 +1005,7 @@ static void erase_progress(void) {
         fprintf(stderr, "\r\033[K");
 }
 
-/* " device 12.3 MiB, host 1.2 MiB": the most that each used tier has held. */
+/* "peak device 97327144 host 321088": the most bytes that each used tier has held. */
 static void print_peaks(const model_t *m) {
     static const char *const names[SCALERT_TIERS] = {"device", "pinned", "host", "disk"};
     scalert_memory_report_t memory = SCALERT_MEMORY_REPORT_INIT;

@@ -48,7 +48,7 @@ impl Schedule {
         }
         let needs_total = matches!(kind, ScheduleKind::Cosine | ScheduleKind::Linear | ScheduleKind::WarmupStableDecay);
         if needs_total && total_steps == 0 {
-            return Err(Error::invalid("total_steps", format!("0 must be more than 0 for {kind:?}")));
+            return Err(Error::invalid("total_steps", "0 must be more than 0, since a schedule of this kind ends"));
         }
         if total_steps > 0 && warmup_steps > total_steps {
             return Err(Error::invalid(

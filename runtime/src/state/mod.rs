@@ -299,9 +299,6 @@ impl State {
 
 fn part_of<'a>(group: &Group, parameter: &Parameter, part: Part) -> Result<View<'a>> {
     group.part(parameter, part).ok_or_else(|| {
-        Error::invalid(
-            "part",
-            format!("{} is not kept by the group's optimizer, {:?}", part.name(), group.desc.optimizer),
-        )
+        Error::invalid("part", format!("{} is not kept by the optimizer of the parameter's group", part.name()))
     })
 }
