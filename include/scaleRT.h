@@ -514,7 +514,7 @@ typedef int32_t scalert_rotary_layout_t;
 typedef struct scalert_rotary_options {
     size_t struct_size;
     const scalert_tensor_t *positions; /* [t] I32; NULL = 0, 1, ..., t - 1 */
-    float base;                        /* 0 = 10000 */
+    float base;                        /* at least 1; 0 = 10000 */
     scalert_rotary_layout_t layout;
     uint8_t inverse; /* rotates back: the backward pass is this on dy */
 } scalert_rotary_options_t;
