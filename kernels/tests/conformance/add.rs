@@ -60,6 +60,7 @@ fn refuses_bad_arguments() {
     assert_eq!(refused(a.view(), long.view(), y.view()), "b");
     assert_eq!(refused(a.view(), b.view(), long.view()), "y");
     assert_eq!(refused(a.view(), b.view(), half.view()), "y");
+    // SAFETY: inside the tensor, or refused by check, which reads no element.
     let part = |tensor: &Tensor, first: usize| unsafe {
         View::new("part", tensor.view().data().add(first * 4), DType::F32, &[2, 3], &[3, 1]).unwrap()
     };

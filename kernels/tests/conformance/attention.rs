@@ -236,6 +236,7 @@ fn nothing_to_see_gives_zero() {
 fn part<'a>(packed: &'a Tensor, which: usize, a: &Attention) -> View<'a> {
     let row = 3 * a.hq * a.d;
     let data = packed.view().data().wrapping_add(which * a.hq * a.d * packed.dtype().size());
+    // SAFETY: a part of the packed tensor.
     unsafe { View::new("part", data, packed.dtype(), &query_shape(a), &[a.t * row, row, a.d, 1]) }.unwrap()
 }
 

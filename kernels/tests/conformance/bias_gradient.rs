@@ -115,6 +115,7 @@ fn refuses_bad_arguments() {
     let refused = |op: BiasGradient<'_>| op.check().unwrap_err().argument;
     let (words, half, long) =
         (Tensor::new(DType::I32, &[4, 6]), Tensor::new(DType::F16, &[6]), Tensor::new(DType::F32, &[7]));
+    // SAFETY: check refuses it and reads no element.
     let strided = |shape: &[usize], stride: &[usize]| unsafe {
         View::new("strided", dy.view().data(), DType::BF16, shape, stride).unwrap()
     };

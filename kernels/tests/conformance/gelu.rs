@@ -101,6 +101,7 @@ fn refuses_bad_arguments() {
     let other = Tensor::new(DType::F32, &[6, 4]);
     let integers = Tensor::new(DType::I32, &[4, 6]);
     let strided =
+        // SAFETY: inside the tensor, or refused by check, which reads no element.
         |stride: [usize; 2]| unsafe { View::new("strided", y.view().data(), DType::F32, &[2, 2], &stride).unwrap() };
     let small = Tensor::new(DType::F32, &[2, 2]);
     let forward = |x: View<'_>, y: View<'_>| GeluForward { x, kind, y }.check().unwrap_err().argument;
@@ -109,6 +110,7 @@ fn refuses_bad_arguments() {
     assert_eq!(forward(x.view(), half.view()), "y");
     assert_eq!(forward(x.view(), other.view()), "y");
     assert_eq!(forward(small.view(), strided([1, 1])), "y");
+    // SAFETY: check refuses it and reads no element.
     let shifted = unsafe { View::new("y", y.view().data().add(4), DType::F32, &[2, 2], &[2, 1]).unwrap() };
     assert_eq!(forward(strided([2, 1]), shifted), "y");
     let backward =

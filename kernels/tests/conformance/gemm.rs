@@ -361,6 +361,7 @@ fn exact_compute_does_not_use_the_dot_product() {
 #[test]
 fn the_workspace_is_bounded() {
     // Only shapes are looked at: the tensors need not exist.
+    // SAFETY: only check and workspace see it, and they read no element.
     let tensor = |shape: &[usize; 2]| unsafe {
         View::new("tensor", std::ptr::without_provenance_mut(1 << 20), DType::BF16, shape, &[shape[1], 1]).unwrap()
     };
@@ -398,6 +399,7 @@ fn refuses_bad_arguments() {
     );
     assert_eq!(refused(Gemm { b: t(DType::BF16, &[3, 6, 8]).view(), ..good }), "b");
 
+    // SAFETY: inside the tensor, or refused by check, which reads no element.
     let strided = |tensor: &Tensor, shape: &[usize], stride: &[usize]| unsafe {
         View::new("strided", tensor.view().data(), DType::BF16, shape, stride).unwrap()
     };
@@ -432,6 +434,7 @@ fn refuses_bad_arguments() {
     assert_eq!(refused(Gemm { b: inside(8, 6), ..forward }), "pre_activation");
     assert_eq!(refused(Gemm { c: inside(8, 4), ..forward }), "pre_activation");
     assert_eq!(refused(Gemm { bias: Some(row), ..forward }), "pre_activation");
+    // SAFETY: check refuses it and reads no element.
     let shifted = unsafe { View::new("c", wide.view().data().add(2), DType::BF16, &[4, 8], &[8, 1]).unwrap() };
     assert_eq!(refused(Gemm { c: shifted, pre_activation: Some(inside(8, 4)), ..backward }), "c");
     assert_eq!(refused(Gemm { pre_activation: Some(strided(&wide, &[4, 8], &[4, 1])), ..forward }), "pre_activation");

@@ -294,7 +294,9 @@ fn refuses_bad_arguments() {
     assert_eq!(refused(LayerNormBackward { dbias: Some(five.view()), ..backward }), "dbias");
     assert_eq!(refused(LayerNormBackward { dbias: Some(dweight.view()), ..backward }), "dbias");
     let shifted: View<'_> =
+        // SAFETY: check refuses it and reads no element.
         unsafe { View::new("dx", dy.view().data().add(2), DType::BF16, &[1, 3, 4], &[12, 4, 1]).unwrap() };
+    // SAFETY: the first rows of the tensor; check refuses it and reads no element.
     let first = |t: &Tensor| unsafe { View::new("t", t.view().data(), t.dtype(), &[1, 3, 4], &[12, 4, 1]).unwrap() };
     let one = new(f, &[1, 3]);
     let overlapping =

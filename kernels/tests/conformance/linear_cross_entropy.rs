@@ -156,7 +156,9 @@ fn chunks_of_rows_add_up() {
     let rows = |tensor: &Tensor, rows: std::ops::Range<usize>| {
         let view = tensor.view();
         let shape: Vec<usize> = std::iter::once(rows.len()).chain(view.shape()[1..].iter().copied()).collect();
+        // SAFETY: rows of the view are asked for, so they begin inside it.
         let data = unsafe { view.data().add(rows.start * view.stride()[0] * view.dtype().size()) };
+        // SAFETY: as above: whole rows of the view.
         unsafe { View::new("rows", data, view.dtype(), &shape, view.stride()).unwrap() }
     };
     for level in levels() {
@@ -299,6 +301,7 @@ fn gradients_are_the_derivatives() {
 #[test]
 fn the_workspace_is_bounded() {
     // Only shapes are looked at: the tensors need not exist.
+    // SAFETY: only check and workspace see it, and they read no element.
     let tensor = |dtype, shape: &[usize]| unsafe {
         let stride = if shape.len() == 2 { vec![shape[1], 1] } else { vec![1] };
         View::new("tensor", std::ptr::without_provenance_mut(1 << 20), dtype, shape, &stride).unwrap()
@@ -370,6 +373,7 @@ fn refuses_bad_arguments() {
     let losses = Tensor::new(DType::F32, &[4]);
     let (dx, dweight) = (Tensor::new(DType::BF16, &[4, 5]), case.old_dweight.clone());
     let wide = Tensor::new(DType::F32, &[64]);
+    // SAFETY: inside the tensor, or refused by check, which reads no element.
     let view = |dtype, shape: &[usize], stride: &[usize]| unsafe {
         View::new("view", wide.view().data(), dtype, shape, stride).unwrap()
     };

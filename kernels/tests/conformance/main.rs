@@ -1,5 +1,5 @@
 //! Every operation against its f64 reference: all levels, 1, 2 and 4 threads, hostile inputs and layouts.
-#![allow(missing_docs, unreachable_pub, clippy::undocumented_unsafe_blocks)]
+#![allow(missing_docs, unreachable_pub)]
 
 mod accumulate;
 mod adamw;

@@ -46,14 +46,18 @@ impl Edge {
         let inside = (span * dtype.size()).next_multiple_of(PAGE);
         let bytes = inside + PAGE;
         // Readable, writable; private, of no file.
+        // SAFETY: a new mapping; its result is checked.
         let pages = unsafe { mmap(std::ptr::null_mut(), bytes, 1 | 2, 0x02 | 0x20, -1, 0) }.cast::<u8>();
         assert_ne!(pages as isize, -1, "mmap");
+        // SAFETY: the last page of the mapping just made.
         assert_eq!(unsafe { mprotect(pages.add(inside).cast(), PAGE, 0) }, 0, "mprotect");
+        // SAFETY: the elements end where the last page begins, and fit before it.
         let data = unsafe { pages.add(inside - span * dtype.size()) };
         let edge = Edge { pages, bytes, data, dtype, shape: shape.to_vec(), stride };
         let (view, mut rng) = (edge.view(), Rng(span as u64));
         for i in 0..view.numel() {
             let x = rng.normal() as f32;
+            // SAFETY: element i lies inside the readable part, as its address says.
             unsafe {
                 match dtype {
                     DType::F32 => view.element_ptr::<f32>(i).write(x),
@@ -68,12 +72,14 @@ impl Edge {
     }
 
     fn view(&self) -> View<'_> {
+        // SAFETY: every element lies inside the mapping, which lives as long as the edge.
         unsafe { View::new("edge", self.data, self.dtype, &self.shape, &self.stride) }.unwrap()
     }
 }
 
 impl Drop for Edge {
     fn drop(&mut self) {
+        // SAFETY: the mapping that `new` made, unmapped once.
         assert_eq!(unsafe { munmap(self.pages.cast(), self.bytes) }, 0, "munmap");
     }
 }

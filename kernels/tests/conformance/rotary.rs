@@ -141,6 +141,7 @@ fn works_in_place_on_a_part_of_packed_qkv() {
                 let before = packed.values();
                 let part = |which: usize| {
                     let data = packed.view().data().wrapping_add(which * 30 * dtype.size());
+                    // SAFETY: a part of the packed tensor.
                     unsafe { View::new("part", data, dtype, &[2, 21, 3, 10], &[21 * 90, 90, 10, 1]) }.unwrap()
                 };
                 let k = part(1);
@@ -202,10 +203,13 @@ fn bad_arguments_are_refused() {
     refused(Rotary { y: tensor(DType::BF16, &[2, 4, 3, 8]).view(), ..good }, "y");
     refused(Rotary { y: tensor(DType::F32, &[2, 4, 3, 6]).view(), ..good }, "y");
     let shifted =
+        // SAFETY: check refuses it and reads no element.
         unsafe { View::new("y", x.view().data().wrapping_add(4), DType::F32, &[2, 4, 3, 8], &[96, 24, 8, 1]) };
     refused(Rotary { y: shifted.unwrap(), ..good }, "y");
+    // SAFETY: check refuses it and reads no element.
     let shared = unsafe { View::new("y", y.view().data(), DType::F32, &[2, 4, 3, 8], &[96, 24, 4, 1]) };
     refused(Rotary { y: shared.unwrap(), ..good }, "y");
+    // SAFETY: check refuses it and reads no element.
     let on_positions = unsafe { View::new("y", positions.view().data(), DType::F32, &[2, 4, 3, 8], &[96, 24, 8, 1]) };
     refused(Rotary { y: on_positions.unwrap(), ..good }, "y");
     assert_eq!(RotaryLayout::from_raw(1), Some(RotaryLayout::Interleaved));

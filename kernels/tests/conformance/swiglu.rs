@@ -17,6 +17,7 @@ fn halves(packed: &Tensor) -> (View<'_>, View<'_>) {
     let mut shape = view.shape().to_vec();
     let n = view.width() / 2;
     *shape.last_mut().unwrap() = n;
+    // SAFETY: halves of the rows of the view.
     let half = |data| unsafe { View::new("half", data, view.dtype(), &shape, view.stride()).unwrap() };
     (half(view.data()), half(view.data().wrapping_add(n * view.dtype().size())))
 }
@@ -121,7 +122,9 @@ fn refuses_bad_arguments() {
     assert_eq!(refused(SwigluBackward { dgate: half.view(), ..backward }), "dgate");
     assert_eq!(refused(SwigluBackward { dup: wide.view(), ..backward }), "dup");
     assert_eq!(refused(SwigluBackward { dup: view(3), ..backward }), "dup");
+    // SAFETY: check refuses it and reads no element.
     let shifted = unsafe { View::new("part", wide.view().data().add(4), DType::F32, &[2, 4], &[5, 1]).unwrap() };
+    // SAFETY: check refuses it and reads no element.
     let left = unsafe { View::new("part", wide.view().data(), DType::F32, &[2, 4], &[5, 1]).unwrap() };
     assert_eq!(refused(SwigluBackward { up: left, dgate: shifted, ..backward }), "dgate");
 }
