@@ -108,20 +108,8 @@ impl Op for LayerNormBackward<'_> {
     const NAME: &'static str = "layer_norm_backward";
 
     fn check(&self) -> Result<(), Invalid> {
-        self.dy.expect_dtype("dy", &DType::FLOATS)?;
-        self.dy.expect_ndim("dy", 1, 5)?;
-        self.dy.expect_rows("dy")?;
-        self.x.expect_like("x", &self.dy, "dy")?;
-        self.x.expect_rows("x")?;
-        check_parameter("weight", &self.weight, &self.x)?;
-        check_statistic("mean", &Some(self.mean), &self.x)?;
-        check_statistic("rstd", &Some(self.rstd), &self.x)?;
-        self.dx.expect_like("dx", &self.dy, "dy")?;
-        self.dx.expect_writable_rows("dx")?;
-        self.dx.expect_same_or_apart("dx", &self.dy, "dy")?;
-        self.dx.expect_same_or_apart("dx", &self.x, "x")?;
         let inputs = [("weight", self.weight), ("mean", Some(self.mean)), ("rstd", Some(self.rstd))];
-        self.dx.expect_apart_from("dx", &inputs)?;
+        check_backward(&self.dy, &self.x, &inputs, &self.dx)?;
         let rows = [("dy", Some(self.dy)), ("x", Some(self.x)), ("dx", Some(self.dx))];
         check_parameter_gradient("dweight", &self.dweight, &self.x, &[&inputs[..], &rows].concat())?;
         let others = [&inputs[..], &rows, &[("dweight", self.dweight)]].concat();
@@ -135,6 +123,29 @@ impl Op for LayerNormBackward<'_> {
     fn cpu(&self, cpu: &Cpu<'_>) {
         cpu::rows(self).run::<true>(cpu);
     }
+}
+
+/// Checks dy, x and dx of either norm's backward pass, and its weight and statistics, in that order in `inputs`.
+pub(crate) fn check_backward<'a>(
+    dy: &View<'a>,
+    x: &View<'a>,
+    inputs: &[(&'static str, Option<View<'a>>)],
+    dx: &View<'a>,
+) -> Result<(), Invalid> {
+    dy.expect_dtype("dy", &DType::FLOATS)?;
+    dy.expect_ndim("dy", 1, 5)?;
+    dy.expect_rows("dy")?;
+    x.expect_like("x", dy, "dy")?;
+    x.expect_rows("x")?;
+    check_parameter("weight", &inputs[0].1, x)?;
+    for (name, statistic) in &inputs[1..] {
+        check_statistic(name, statistic, x)?;
+    }
+    dx.expect_like("dx", dy, "dy")?;
+    dx.expect_writable_rows("dx")?;
+    dx.expect_same_or_apart("dx", dy, "dy")?;
+    dx.expect_same_or_apart("dx", x, "x")?;
+    dx.expect_apart_from("dx", inputs)
 }
 
 /// Requires a writable gradient of a parameter, where there is one, apart from the other arguments.

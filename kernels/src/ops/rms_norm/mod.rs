@@ -14,8 +14,8 @@ pub mod reference;
 use crate::backend::cpu::Cpu;
 use crate::dtype::DType;
 use crate::ops::Op;
-use crate::ops::layer_norm::check_parameter_gradient;
 use crate::ops::layer_norm::rows::{check_epsilon, check_parameter, check_statistic};
+use crate::ops::layer_norm::{check_backward, check_parameter_gradient};
 use crate::view::{Invalid, View};
 
 /// y = RMS norm of x.
@@ -84,17 +84,6 @@ impl Op for RmsNormBackward<'_> {
     const NAME: &'static str = "rms_norm_backward";
 
     fn check(&self) -> Result<(), Invalid> {
-        self.dy.expect_dtype("dy", &DType::FLOATS)?;
-        self.dy.expect_ndim("dy", 1, 5)?;
-        self.dy.expect_rows("dy")?;
-        self.x.expect_like("x", &self.dy, "dy")?;
-        self.x.expect_rows("x")?;
-        check_parameter("weight", &self.weight, &self.x)?;
-        check_statistic("rstd", &Some(self.rstd), &self.x)?;
-        self.dx.expect_like("dx", &self.dy, "dy")?;
-        self.dx.expect_writable_rows("dx")?;
-        self.dx.expect_same_or_apart("dx", &self.dy, "dy")?;
-        self.dx.expect_same_or_apart("dx", &self.x, "x")?;
         let others = [
             ("weight", self.weight),
             ("rstd", Some(self.rstd)),
@@ -102,7 +91,7 @@ impl Op for RmsNormBackward<'_> {
             ("x", Some(self.x)),
             ("dx", Some(self.dx)),
         ];
-        self.dx.expect_apart_from("dx", &others[..2])?;
+        check_backward(&self.dy, &self.x, &others[..2], &self.dx)?;
         check_parameter_gradient("dweight", &self.dweight, &self.x, &others)
     }
 
