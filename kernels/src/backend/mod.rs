@@ -1,3 +1,4 @@
 //! How a device runs a kernel.
 
 pub mod cpu;
+pub mod cuda;

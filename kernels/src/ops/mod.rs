@@ -1,5 +1,5 @@
-//! The operations. Each folder holds one: its contract (`mod.rs`), its oracle (`reference.rs`) and its fast version
-//! for the CPU (`cpu.rs`).
+//! The operations. Each folder holds one: its contract (`mod.rs`), its oracle (`reference.rs`), its fast version for
+//! the CPU (`cpu.rs`), and its device version (`<op>.cu`), which `cuda.rs` launches.
 
 pub mod accumulate;
 pub mod adamw;
@@ -28,6 +28,7 @@ pub mod swiglu;
 pub mod write_back;
 
 use crate::backend::cpu::Cpu;
+use crate::backend::cuda::{CudaError, Gpu, Properties};
 use crate::view::Invalid;
 
 /// One call of an operation: its arguments as views and plain values.
@@ -54,4 +55,16 @@ pub trait Op {
 
     /// Computes on the CPU. `check` and `check_elements` have passed.
     fn cpu(&self, cpu: &Cpu<'_>);
+
+    /// Bytes of workspace for a run on a CUDA device of these properties.
+    fn cuda_workspace(&self, properties: &Properties) -> usize {
+        let _ = properties;
+        0
+    }
+
+    /// Enqueues the computation on a CUDA device. `check` has passed; every view is of memory that the device reaches.
+    fn cuda(&self, gpu: &Gpu<'_>) -> Result<(), CudaError> {
+        let _ = gpu;
+        Err(Gpu::unavailable(Self::NAME, "has no device kernel yet"))
+    }
 }

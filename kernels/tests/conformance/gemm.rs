@@ -53,7 +53,7 @@ impl Case {
     }
 
     /// The outputs: c, and pre_activation if there is one.
-    fn run(&self, level: Level, threads: usize) -> Vec<Tensor> {
+    fn run(&self, target: impl Into<Target>, threads: usize) -> Vec<Tensor> {
         let c = self.c.clone();
         let pre = self.pre_activation.clone();
         let op = Gemm {
@@ -69,7 +69,7 @@ impl Case {
             pre_activation: pre.as_ref().map(Tensor::view),
             compute: self.compute,
         };
-        run_with(&op, level, threads);
+        run_with(&op, target, threads);
         std::iter::once(c).chain(pre).collect()
     }
 

@@ -1,5 +1,6 @@
 //! Owned tensors with hostile layouts, the contexts to run on, and comparisons with the f64 reference.
 
+use crate::device::{Cuda, cuda};
 use scalert_kernels::backend::cpu::{Cpu, Inline, Level, Workers};
 use scalert_kernels::dtype::{DType, bf16, f16};
 use scalert_kernels::ops::Op;
@@ -31,11 +32,58 @@ impl Rng {
     }
 }
 
+/// Words of memory that the host and, where there is one, the CUDA device address alike.
+struct Words {
+    data: *mut u64,
+    len: usize,
+    cuda: Option<&'static Cuda>,
+}
+
+impl Words {
+    fn new(len: usize, value: u64) -> Words {
+        let cuda = cuda();
+        let data = match cuda {
+            Some(cuda) => cuda.allocate(len),
+            None => Box::leak(vec![0; len.max(1)].into_boxed_slice()).as_mut_ptr(),
+        };
+        // SAFETY: just allocated with this many words.
+        unsafe { std::slice::from_raw_parts_mut(data, len).fill(value) };
+        Words { data, len, cuda }
+    }
+    fn as_ptr(&self) -> *const u64 {
+        self.data
+    }
+    fn len(&self) -> usize {
+        self.len
+    }
+}
+
+impl Clone for Words {
+    fn clone(&self) -> Words {
+        let words = Words::new(self.len, 0);
+        // SAFETY: both have this many words, and are apart.
+        unsafe { std::ptr::copy_nonoverlapping(self.data, words.data, self.len) };
+        words
+    }
+}
+
+impl Drop for Words {
+    fn drop(&mut self) {
+        match self.cuda {
+            Some(_) => cuda().expect("there was one").free(self.data),
+            // SAFETY: the box that `new` leaked.
+            None => drop(unsafe {
+                Box::from_raw(std::ptr::slice_from_raw_parts_mut(self.data, self.len.max(1)))
+            }),
+        }
+    }
+}
+
 /// An owned tensor. Rows may be padded and the data misaligned for vectors (aligned to the element only); every byte
 /// outside the elements is a guard that `assert_guards` checks.
 #[derive(Clone)]
 pub struct Tensor {
-    storage: Vec<u64>,
+    storage: Words,
     offset: usize,
     dtype: DType,
     shape: Vec<usize>,
@@ -59,7 +107,7 @@ impl Tensor {
         }
         let span: usize = shape.iter().zip(&stride).map(|(n, s)| n.saturating_sub(1) * s).sum::<usize>() + 1;
         let bytes = (offset + span + row_padding + 16) * dtype.size();
-        let storage = vec![u64::from_ne_bytes([GUARD; 8]); bytes.div_ceil(8)];
+        let storage = Words::new(bytes.div_ceil(8), u64::from_ne_bytes([GUARD; 8]));
         Tensor { storage, offset: offset * dtype.size(), dtype, shape: shape.to_vec(), stride }
     }
 
@@ -202,10 +250,44 @@ pub fn levels() -> Vec<Level> {
     Level::ALL.into_iter().filter(|l| l.is_available()).collect()
 }
 
-/// Checks and runs `op` at `level` with `threads` threads, on a workspace full of NaN.
-pub fn run_with<O: Op>(op: &O, level: Level, threads: usize) {
+/// Where an operation runs.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub enum Target {
+    /// The CPU, at a level.
+    Cpu(Level),
+    /// The CUDA device, emulated or not.
+    Cuda(&'static str),
+}
+
+impl Target {
+    pub fn name(self) -> &'static str {
+        match self {
+            Target::Cpu(level) => level.name(),
+            Target::Cuda(name) => name,
+        }
+    }
+}
+
+impl From<Level> for Target {
+    fn from(level: Level) -> Target {
+        Target::Cpu(level)
+    }
+}
+
+/// Every level that this CPU has, and the CUDA device.
+pub fn targets() -> Vec<Target> {
+    let name = |cuda: &Cuda| if cuda.emulated { "emulated CUDA" } else { "CUDA" };
+    levels().into_iter().map(Target::Cpu).chain(cuda().map(|cuda| Target::Cuda(name(cuda)))).collect()
+}
+
+/// Checks and runs `op` on `target`, with `threads` threads on the CPU, on a workspace full of NaN.
+pub fn run_with<O: Op>(op: &O, target: impl Into<Target>, threads: usize) {
     op.check().unwrap_or_else(|e| panic!("{}: {e}", O::NAME));
     op.check_elements().unwrap_or_else(|e| panic!("{}: {e}", O::NAME));
+    let level = match target.into() {
+        Target::Cpu(level) => level,
+        Target::Cuda(_) => return cuda().expect("the target is there").run(op),
+    };
     let workers: &dyn Workers = if threads == 1 { &Inline } else { &Threads(threads) };
     let bytes = op.workspace(threads);
     let mut storage = vec![u64::MAX; bytes.div_ceil(8) + 8];
@@ -215,15 +297,16 @@ pub fn run_with<O: Op>(op: &O, level: Level, threads: usize) {
     op.cpu(&Cpu::new(level, workers, workspace));
 }
 
-/// Runs `op` with fresh outputs at every level with 1, 2 and 4 threads. `op` builds and runs it through the given
-/// closure and returns its outputs; the outputs of all thread counts must have the same bits. Returns the outputs of
-/// each level.
-pub fn run_everywhere(mut op: impl FnMut(Level, usize) -> Vec<Tensor>) -> Vec<(Level, Vec<Tensor>)> {
-    levels()
+/// Runs `op` with fresh outputs at every level with 1, 2 and 4 threads, and twice on the CUDA device. `op` builds and
+/// runs it through the given closure and returns its outputs; the outputs of all runs on a target must have the same
+/// bits. Returns the outputs of each target.
+pub fn run_everywhere(mut op: impl FnMut(Target, usize) -> Vec<Tensor>) -> Vec<(Target, Vec<Tensor>)> {
+    targets()
         .into_iter()
         .map(|level| {
             let outputs = op(level, 1);
-            for threads in [2, 4] {
+            let more: &[usize] = if matches!(level, Target::Cpu(_)) { &[2, 4] } else { &[2] };
+            for &threads in more {
                 for (i, (one, many)) in outputs.iter().zip(op(level, threads)).enumerate() {
                     assert!(one.bits() == many.bits(), "{}: output {i} differs on {threads} threads", level.name());
                 }
@@ -236,9 +319,9 @@ pub fn run_everywhere(mut op: impl FnMut(Level, usize) -> Vec<Tensor>) -> Vec<(L
         .collect()
 }
 
-/// [`run_everywhere`] for operations that promise the same bits at every level, NaN standing for any NaN. Returns the
+/// [`run_everywhere`] for operations that promise the same bits on every target, NaN standing for any NaN. Returns the
 /// outputs.
-pub fn run_identically(op: impl FnMut(Level, usize) -> Vec<Tensor>) -> Vec<Tensor> {
+pub fn run_identically(op: impl FnMut(Target, usize) -> Vec<Tensor>) -> Vec<Tensor> {
     let mut results = run_everywhere(op);
     let (first, expected) = results.remove(0);
     for (level, outputs) in &results {

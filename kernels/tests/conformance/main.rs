@@ -1,4 +1,5 @@
-//! Every operation against its f64 reference: all levels, 1, 2 and 4 threads, hostile inputs and layouts.
+//! Every operation against its f64 reference: all levels, 1, 2 and 4 threads, CUDA
+//! devices real or emulated, hostile inputs and layouts.
 #![allow(missing_docs, unreachable_pub)]
 
 mod accumulate;
@@ -9,6 +10,7 @@ mod axpy;
 mod bias_gradient;
 mod cast;
 mod cross_entropy;
+mod device;
 mod dropout;
 mod embedding;
 mod exact_sum;

@@ -2,7 +2,6 @@
 //! against f64.
 
 use crate::harness::*;
-use scalert_kernels::backend::cpu::Level;
 use scalert_kernels::dtype::{DType, bf16, bf16_bits_nearest_away};
 
 /// The tensors of one optimizer call.
@@ -30,7 +29,7 @@ impl State {
 /// Runs `apply` on every dtype and layout, on normal and hostile values, at every level with 1, 2 and 4 threads, and
 /// requires the bits of `scalar`: (gradient, master, moments) to the new master and moments.
 pub fn assert_bits<const N: usize>(
-    apply: impl Fn(&State, Level, usize),
+    apply: impl Fn(&State, Target, usize),
     scalar: impl Fn(f32, f32, [f32; N]) -> (f32, [f32; N]),
 ) {
     let mut rng = Rng(3);

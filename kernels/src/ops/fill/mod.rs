@@ -5,10 +5,12 @@
 //! Tolerance: none. Zero elements do nothing.
 
 mod cpu;
+mod cuda;
 pub mod reference;
 
 use super::Op;
 use crate::backend::cpu::Cpu;
+use crate::backend::cuda::{CudaError, Gpu};
 use crate::dtype::DType;
 use crate::view::{Invalid, View};
 
@@ -31,5 +33,9 @@ impl Op for Fill<'_> {
 
     fn cpu(&self, cpu: &Cpu<'_>) {
         cpu::run(self, cpu);
+    }
+
+    fn cuda(&self, gpu: &Gpu<'_>) -> Result<(), CudaError> {
+        cuda::run(self, gpu)
     }
 }

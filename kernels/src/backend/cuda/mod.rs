@@ -1,0 +1,16 @@
+//! CUDA devices: the driver, loaded at run time; the device code in this library; and what an operation launches with.
+//!
+//! An operation's kernels are `extern "C" __global__` functions of its `.cu` file, each taking one `repr(C)` struct. They
+//! enqueue only: nothing here blocks, allocates device memory or reads a result. How many blocks run depends on the
+//! device; what they compute does not.
+
+pub mod device;
+pub mod driver;
+mod gpu;
+pub mod image;
+mod strided;
+
+pub use device::{Device, Properties};
+pub use driver::{CudaError, DevicePointer, Driver, Handle};
+pub use gpu::{Gpu, Launch};
+pub use strided::Strided;
