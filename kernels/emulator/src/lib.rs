@@ -2,6 +2,10 @@
 //!
 //! For tests only: nothing that ships depends on it.
 /// PLACEHOLDER
-pub fn symbol(_name: &str) -> Option<*const std::ffi::c_void> { None }
+pub fn symbol(_name: &str) -> Option<*const std::ffi::c_void> {
+    None
+}
 /// PLACEHOLDER
-pub fn last_fault() -> Option<String> { None }
+pub fn last_fault() -> Option<String> {
+    None
+}

@@ -1,4 +1,6 @@
-use crate::harness::{Rng, Tensor, assert_each_close, epsilon, half_denormal, levels, run_everywhere, run_with};
+use crate::harness::{
+    Rng, Target, Tensor, assert_each_close, epsilon, half_denormal, levels, run_everywhere, run_with,
+};
 use scalert_kernels::backend::cpu::Level;
 use scalert_kernels::dtype::DType;
 use scalert_kernels::ops::Op;

@@ -72,9 +72,7 @@ impl Drop for Words {
         match self.cuda {
             Some(_) => cuda().expect("there was one").free(self.data),
             // SAFETY: the box that `new` leaked.
-            None => drop(unsafe {
-                Box::from_raw(std::ptr::slice_from_raw_parts_mut(self.data, self.len.max(1)))
-            }),
+            None => drop(unsafe { Box::from_raw(std::ptr::slice_from_raw_parts_mut(self.data, self.len.max(1))) }),
         }
     }
 }

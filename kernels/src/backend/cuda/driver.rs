@@ -215,8 +215,8 @@ impl Driver {
 
     fn open() -> Result<Driver, String> {
         // SAFETY: the driver's initialisers are those of a system library.
-        let library = unsafe { libloading::Library::new("libcuda.so.1") }
-            .map_err(|error| format!("no CUDA driver: {error}"))?;
+        let library =
+            unsafe { libloading::Library::new("libcuda.so.1") }.map_err(|error| format!("no CUDA driver: {error}"))?;
         // SAFETY: the library is the CUDA driver; the addresses are used as its functions, whose signatures it fixes.
         let driver = unsafe {
             Driver::from_symbols(&|name| {
