@@ -8,8 +8,15 @@ use super::error::Status;
 ///
 /// The field is private, so that only a caller of an exported function can make one.
 #[repr(transparent)]
-#[derive(Clone, Copy)]
 pub(super) struct Out<T>(*mut T);
+
+impl<T> Clone for Out<T> {
+    fn clone(&self) -> Self {
+        *self
+    }
+}
+
+impl<T> Copy for Out<T> {}
 
 impl<T> Out<T> {
     /// Refuses null.
@@ -64,8 +71,15 @@ impl<T> Out<T> {
 
 /// What a caller hands in: null, or valid for reads of `T` by the contract of the exported function it came through.
 #[repr(transparent)]
-#[derive(Clone, Copy)]
 pub(super) struct In<T>(*const T);
+
+impl<T> Clone for In<T> {
+    fn clone(&self) -> Self {
+        *self
+    }
+}
+
+impl<T> Copy for In<T> {}
 
 impl<T: Copy> In<T> {
     /// Reads the element `index` of an array that the caller says is that long; null is refused.

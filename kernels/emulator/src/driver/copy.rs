@@ -145,7 +145,7 @@ fn fill(to: u64, value: u32, width: usize, times: usize, stream: usize) -> Resul
         return Ok(());
     }
     let bytes = times.checked_mul(width).ok_or(Status::INVALID_VALUE)?;
-    if to % width as u64 != 0 || range(to, bytes).is_none() {
+    if !to.is_multiple_of(width as u64) || range(to, bytes).is_none() {
         return Err(Status::INVALID_VALUE);
     }
     stream::enqueue(&stream, Work::Fill(Fill { to, pattern: value.to_le_bytes(), width, times }))

@@ -88,7 +88,9 @@ fn check_header(text: &str) -> Result<(), (Status, String)> {
     let capability = name.strip_prefix("sm_").and_then(|number| number.parse::<u32>().ok());
     match capability {
         Some(capability) if capability <= attribute::CAPABILITY => Ok(()),
-        _ => Err((Status::INVALID_PTX, format!(".target {target} is not for a device of sm_{}", attribute::CAPABILITY))),
+        _ => {
+            Err((Status::INVALID_PTX, format!(".target {target} is not for a device of sm_{}", attribute::CAPABILITY)))
+        }
     }
 }
 

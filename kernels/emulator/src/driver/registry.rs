@@ -47,7 +47,7 @@ impl<T> Registry<T> {
     /// Whether the number was issued at some time: what is issued and not live has been destroyed.
     pub(super) fn was_issued(&self, handle: usize) -> bool {
         let offset = handle.wrapping_sub(self.first());
-        offset != 0 && offset % STRIDE == 0 && offset / STRIDE <= self.issued.load(Ordering::Relaxed)
+        offset != 0 && offset.is_multiple_of(STRIDE) && offset / STRIDE <= self.issued.load(Ordering::Relaxed)
     }
 
     /// Makes an issued number stand for an object.

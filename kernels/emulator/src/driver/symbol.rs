@@ -6,8 +6,8 @@ use super::argument::{Out, Text};
 use super::error::Status;
 use super::export::{Export, exports};
 use super::{
-    attribute, context, copy, current, device, error, event, function, graph, launch, memory, module, occupancy, pointer,
-    pool, stream,
+    attribute, context, copy, current, device, error, event, function, graph, launch, memory, module, occupancy,
+    pointer, pool, stream,
 };
 
 fn all() -> impl Iterator<Item = &'static Export> {
