@@ -9,6 +9,7 @@ use std::thread::ThreadId;
 use super::argument::{In, Out};
 use super::error::Status;
 use super::export::exports;
+use super::limit::Limits;
 use super::registry::{Kind, Registry};
 use super::stream::{self, Stream};
 use super::{capture, current, device, event, memory, module};
@@ -25,6 +26,8 @@ pub(super) struct Context {
     /// The legacy default stream.
     pub(super) legacy: Arc<Stream>,
     per_thread: Mutex<HashMap<ThreadId, Arc<Stream>>>,
+    /// Limits that its kernels run under, by number.
+    pub(super) limits: Limits,
     flags: AtomicU32,
     alive: AtomicBool,
     sticky: AtomicI32,
@@ -56,6 +59,7 @@ impl Context {
             memory: Memory::new(),
             legacy: Arc::new(Stream::legacy(handle, weak.clone())),
             per_thread: Mutex::new(HashMap::new()),
+            limits: Limits::default(),
             flags: AtomicU32::new(flags),
             alive: AtomicBool::new(true),
             sticky: AtomicI32::new(0),

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::ffi::c_uint;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, LazyLock, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
+use std::sync::{Arc, LazyLock, Mutex, MutexGuard, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
 
 use super::argument::Out;
 use super::context::{CONTEXTS, Context};
@@ -65,6 +65,9 @@ static ALLOCATIONS: RwLock<BTreeMap<u64, Arc<Allocation>>> = RwLock::new(BTreeMa
 static HOST: LazyLock<Memory> = LazyLock::new(Memory::new);
 static NEXT_ID: AtomicU64 = AtomicU64::new(1);
 
+/// Held while memory of the host appears in all contexts or goes from them, and while a context appears.
+static SHARING: Mutex<()> = Mutex::new(());
+
 const DEVICE_ALIGNMENT: usize = 256;
 const HOST_ALIGNMENT: usize = 4096;
 
@@ -74,6 +77,17 @@ fn table() -> RwLockReadGuard<'static, BTreeMap<u64, Arc<Allocation>>> {
 
 fn table_mut() -> RwLockWriteGuard<'static, BTreeMap<u64, Arc<Allocation>>> {
     ALLOCATIONS.write().unwrap_or_else(PoisonError::into_inner)
+}
+
+fn sharing() -> MutexGuard<'static, ()> {
+    SHARING.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// Notes memory of the host and lets all contexts access it.
+fn share(context: &Context, base: u64, bytes: usize, origin: Origin, flags: c_uint) {
+    let _sharing = sharing();
+    note(context, base, bytes, origin, flags);
+    CONTEXTS.all().iter().for_each(|context| context.memory.register(base, bytes));
 }
 
 /// The allocation that an address falls into.
@@ -115,15 +129,16 @@ pub(super) fn allocate(context: &Context, bytes: usize, origin: Origin, flags: c
         }
         return Err(Status::OUT_OF_MEMORY);
     };
-    if origin.is_host_visible() {
-        CONTEXTS.all().iter().for_each(|context| context.memory.register(base, bytes));
+    match origin.is_host_visible() {
+        true => share(context, base, bytes, origin, flags),
+        false => note(context, base, bytes, origin, flags),
     }
-    note(context, base, bytes, origin, flags);
     Ok(base)
 }
 
 /// Lets a new context access what the host and every other context can.
 pub(super) fn show_host_memory(context: &Context) {
+    let _sharing = sharing();
     let shared: Vec<_> = table().values().filter(|found| found.origin.is_host_visible()).cloned().collect();
     shared.iter().for_each(|found| context.memory.register(found.base, found.bytes));
 }
@@ -143,6 +158,7 @@ pub(super) fn release(address: u64, allowed: impl Fn(Origin) -> bool, refusal: S
 
 fn discard(allocation: &Allocation) {
     if allocation.origin.is_host_visible() {
+        let _sharing = sharing();
         CONTEXTS.all().iter().for_each(|context| {
             context.memory.unregister(allocation.base);
         });
@@ -250,8 +266,7 @@ exports! {
         if overlaps(address, bytes) {
             return Err(Status::HOST_MEMORY_ALREADY_REGISTERED);
         }
-        CONTEXTS.all().iter().for_each(|context| context.memory.register(address, bytes));
-        note(&context, address, bytes, Origin::Registered, flags);
+        share(&context, address, bytes, Origin::Registered, flags);
         Ok(())
     }
 

@@ -6,8 +6,8 @@ use super::argument::{Out, Text};
 use super::error::Status;
 use super::export::{Export, exports};
 use super::{
-    attribute, context, copy, current, device, error, event, function, graph, launch, memory, module, occupancy,
-    pointer, pool, stream,
+    attribute, context, copy, current, device, error, event, function, graph, launch, limit, managed, memory, module,
+    occupancy, pointer, pool, profiler, stream,
 };
 
 fn all() -> impl Iterator<Item = &'static Export> {
@@ -22,11 +22,14 @@ fn all() -> impl Iterator<Item = &'static Export> {
         function::EXPORTS,
         graph::EXPORTS,
         launch::EXPORTS,
+        limit::EXPORTS,
+        managed::EXPORTS,
         memory::EXPORTS,
         module::EXPORTS,
         occupancy::EXPORTS,
         pointer::EXPORTS,
         pool::EXPORTS,
+        profiler::EXPORTS,
         stream::EXPORTS,
         EXPORTS,
     ]

@@ -42,6 +42,10 @@ api! {
     cuMemAllocHost_v2(address: *mut *mut u8, bytes: usize);
     cuMemFreeHost(address: *mut u8);
     cuMemAllocManaged(address: *mut u64, bytes: usize, flags: u32);
+    cuMemPrefetchAsync(address: u64, bytes: usize, device: i32, stream: usize);
+    cuMemAdvise(address: u64, bytes: usize, advice: i32, device: i32);
+    cuCtxGetLimit(value: *mut usize, limit: i32);
+    cuCtxSetLimit(limit: i32, value: usize);
     cuMemAllocAsync(address: *mut u64, bytes: usize, stream: usize);
     cuMemFreeAsync(address: u64, stream: usize);
     cuDeviceGetDefaultMemPool(pool: *mut usize, device: i32);
@@ -150,6 +154,7 @@ pub(crate) const SUCCESS: i32 = 0;
 pub(crate) const INVALID_VALUE: i32 = 1;
 pub(crate) const OUT_OF_MEMORY: i32 = 2;
 pub(crate) const NOT_INITIALIZED: i32 = 3;
+pub(crate) const DEINITIALIZED: i32 = 4;
 pub(crate) const NO_DEVICE: i32 = 100;
 pub(crate) const INVALID_DEVICE: i32 = 101;
 pub(crate) const INVALID_CONTEXT: i32 = 201;

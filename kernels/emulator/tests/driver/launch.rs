@@ -27,9 +27,9 @@ fn arguments_may_come_in_one_buffer() {
     let mut bytes: usize = 28;
     let mut launch = || {
         let extra: [*const c_void; 5] = [
-            1 as *const c_void,
+            std::ptr::without_provenance(1),
             buffer.as_ptr().cast(),
-            2 as *const c_void,
+            std::ptr::without_provenance(2),
             (&raw const bytes).cast(),
             std::ptr::null(),
         ];

@@ -149,6 +149,22 @@ fn addresses_have_attributes() {
 }
 
 #[test]
+fn hints_are_for_managed_memory() {
+    let session = Session::new();
+    let (mut managed, device) = (0, session.allocate(100));
+    assert_eq!(cuMemAllocManaged(&mut managed, 100, 1), SUCCESS);
+    assert_eq!(cuMemPrefetchAsync(managed, 100, 0, 0), SUCCESS);
+    assert_eq!(cuMemPrefetchAsync(managed + 50, 50, -1, 0), SUCCESS, "to the host");
+    assert_eq!(cuMemPrefetchAsync(managed, 101, 0, 0), INVALID_VALUE);
+    assert_eq!(cuMemPrefetchAsync(managed, 100, 1, 0), INVALID_DEVICE);
+    assert_eq!(cuMemPrefetchAsync(device, 100, 0, 0), INVALID_VALUE);
+    assert_eq!((cuMemAdvise(managed, 100, 3, 0), cuMemAdvise(managed, 100, 7, 0)), (SUCCESS, INVALID_VALUE));
+    let mut bytes = 0;
+    assert_eq!((cuCtxSetLimit(0, 4096), cuCtxGetLimit(&mut bytes, 0), bytes), (SUCCESS, SUCCESS, 4096));
+    assert_eq!(cuCtxGetLimit(&mut bytes, 7), 215);
+}
+
+#[test]
 fn calls_fail_on_demand() {
     let session = Session::new();
     inject("cuMemAlloc_v2", 3, OUT_OF_MEMORY);

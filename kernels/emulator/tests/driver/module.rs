@@ -31,7 +31,8 @@ fn what_is_wrong_with_a_text_is_told() {
     let text = CString::new(KERNELS.replace("add.f32", "frobnicate.f32")).unwrap();
     let mut log = [1_u8; 256];
     let options = [5, 6, 7];
-    let values = [log.as_mut_ptr().cast(), 256 as *mut c_void, 4 as *mut c_void];
+    let values =
+        [log.as_mut_ptr().cast::<c_void>(), std::ptr::without_provenance_mut(256), std::ptr::without_provenance_mut(4)];
     let outcome = cuModuleLoadDataEx(&mut 0, text.as_ptr().cast(), 3, options.as_ptr(), values.as_ptr());
     assert_eq!(outcome, INVALID_PTX);
     let told = std::ffi::CStr::from_bytes_until_nul(&log).unwrap().to_str().unwrap();

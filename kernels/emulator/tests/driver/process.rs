@@ -1,6 +1,7 @@
 //! What the environment decides: each case in a process of its own.
 
 use crate::api::*;
+use std::ffi::{CString, c_char, c_void};
 use std::process::{Command, Output};
 
 /// Runs an ignored test of this file in another process.
@@ -40,6 +41,60 @@ fn faults_are_told_where_the_environment_says() {
     let written = std::fs::read_to_string(&file).expect("a report");
     std::fs::remove_file(&file).expect("the report was there");
     assert_eq!(written, text);
+}
+
+/// Where cargo leaves the shared library of this crate: next to the tests, or one folder up.
+fn shared_library() -> std::path::PathBuf {
+    let test = std::env::current_exe().expect("this test is a file");
+    let folders = test.ancestors().skip(1).take(2);
+    let candidates = folders.map(|folder| folder.join("libscalert_ptx_emulator.so"));
+    candidates.into_iter().find(|file| file.exists()).expect("cargo has built the shared library")
+}
+
+unsafe extern "C" {
+    fn dlopen(file: *const c_char, flags: i32) -> *mut c_void;
+    fn dlsym(library: *mut c_void, name: *const c_char) -> *mut c_void;
+    fn atexit(function: extern "C" fn()) -> i32;
+    fn _exit(code: i32) -> !;
+}
+
+#[test]
+fn the_shared_library_exports_the_same_names() {
+    const NOW: i32 = 2;
+    let file = CString::new(shared_library().to_str().expect("a name in UTF-8")).expect("no NUL");
+    // SAFETY: loading it runs no code of its own.
+    let library = unsafe { dlopen(file.as_ptr(), NOW) };
+    assert!(!library.is_null());
+    for name in [c"cuInit", c"cuMemAlloc_v2", c"cuLaunchKernel", c"cuGetProcAddress_v2", c"cuGraphLaunch"] {
+        // SAFETY: the library stays loaded.
+        assert!(!unsafe { dlsym(library, name.as_ptr()) }.is_null(), "{name:?}");
+        assert!(scalert_ptx_emulator::driver::symbol(name.to_str().unwrap()).is_some(), "{name:?}");
+    }
+    // SAFETY: the function is there, as found above, and has this type.
+    let init: extern "C" fn(u32) -> i32 = unsafe { std::mem::transmute(dlsym(library, c"cuInit".as_ptr())) };
+    assert_eq!((init(1), init(0)), (INVALID_VALUE, SUCCESS));
+}
+
+const SAW_IT: i32 = 42;
+
+extern "C" fn ask_late() {
+    let saw = cuDeviceGetCount(&mut 0) == DEINITIALIZED && cuCtxSynchronize() == DEINITIALIZED;
+    // SAFETY: it ends the process at once.
+    unsafe { _exit(if saw { SAW_IT } else { 1 }) }
+}
+
+#[test]
+fn the_driver_is_gone_when_the_process_ends() {
+    assert_eq!(run("until_the_end", &[]).status.code(), Some(SAW_IT));
+}
+
+#[test]
+#[ignore = "ends its process in its own way"]
+fn until_the_end() {
+    // SAFETY: the handler is a function that may run at the end.
+    assert_eq!(unsafe { atexit(ask_late) }, 0);
+    assert_eq!(cuInit(0), SUCCESS);
+    assert_eq!(cuDeviceGetCount(&mut 0), SUCCESS);
 }
 
 #[test]
