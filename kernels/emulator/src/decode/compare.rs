@@ -56,12 +56,12 @@ macro_rules! floating {
         }
         match $name {
             "eq" => with!(|a, b| a == b),
-            "ne" => with!(|a, b| a < b || a > b),
+            "ne" => with!(|a, b| a != b && !a.is_nan() && !b.is_nan()),
             "lt" => with!(|a, b| a < b),
             "le" => with!(|a, b| a <= b),
             "gt" => with!(|a, b| a > b),
             "ge" => with!(|a, b| a >= b),
-            "equ" => with!(|a, b| !(a < b || a > b)),
+            "equ" => with!(|a, b| a == b || a.is_nan() || b.is_nan()),
             "neu" => with!(|a, b| a != b),
             "ltu" => with!(|a, b| a < b || a.is_nan() || b.is_nan()),
             "leu" => with!(|a, b| a <= b || a.is_nan() || b.is_nan()),
@@ -183,7 +183,7 @@ fn compare_halves(code: i64, a: u32, b: u32) -> [bool; 2] {
         let unordered = a.is_nan() || b.is_nan();
         match COMPARISONS[(code & 255) as usize] {
             "eq" => a == b,
-            "ne" => a < b || a > b,
+            "ne" => !unordered && a != b,
             "lt" => a < b,
             "le" => a <= b,
             "gt" => a > b,
