@@ -139,7 +139,7 @@ fn math_functions_with_slow_paths() {
             v.sin(),
             v.exp(),
             v.abs().ln(),
-            v.abs().powf(1.3),
+            v.abs().powf(f64::from(1.3f32)),
             f64::from(x / 3.1f32),
             v.exp(),
             v.exp(),
