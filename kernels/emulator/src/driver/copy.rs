@@ -111,8 +111,10 @@ impl Fill {
         let memory = owner.as_ref().map_or(&context.memory, |owner| &owner.memory);
         let block = self.pattern[..self.width].repeat(FILL_BLOCK / self.width);
         let (whole, rest) = (bytes / FILL_BLOCK, bytes % FILL_BLOCK);
-        let filled = memory.fill(self.to, &block, whole);
-        let filled = filled.and_then(|()| memory.fill(self.to + (whole * FILL_BLOCK) as u64, &block[..rest], 1));
+        let mut filled = memory.fill(self.to, &block, whole);
+        if rest > 0 {
+            filled = filled.and_then(|()| memory.fill(self.to + (whole * FILL_BLOCK) as u64, &block[..rest], 1));
+        }
         if filled.is_err() {
             fault::raise(context, fault::gone("fill", self.to));
         }
