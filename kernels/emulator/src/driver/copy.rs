@@ -127,6 +127,9 @@ fn copy(to: (u64, Place), from: (u64, Place), bytes: usize, stream: usize) -> Re
     if bytes == 0 {
         return Ok(());
     }
+    if [to.0, from.0].iter().any(|address| address.checked_add(bytes as u64).is_none()) || bytes > isize::MAX as usize {
+        return Err(Status::INVALID_VALUE);
+    }
     let (to, from) = (Side::checked(to.0, bytes, to.1)?, Side::checked(from.0, bytes, from.1)?);
     stream::enqueue(&stream, Work::Copy(Copy { to, from, bytes }))
 }
