@@ -20,13 +20,16 @@
 //! Source: Goto and van de Geijn, "Anatomy of High-Performance Matrix Multiplication", 2008, for the blocking.
 
 mod cpu;
+mod cuda;
 mod epilogue;
 mod multiply;
 mod pack;
+mod product;
 pub mod reference;
 
 use super::Op;
 use crate::backend::cpu::Cpu;
+use crate::backend::cuda::{CudaError, DevicePointer, Gpu, Properties};
 use crate::dtype::DType;
 use crate::view::{Invalid, View};
 
@@ -124,6 +127,16 @@ impl<'a> Gemm<'a> {
         unsafe { cpu::run(self, cpu, workspace) }
     }
 
+    /// As [`Op::cuda`], on a workspace of the caller's: for operations made of products.
+    ///
+    /// # Safety
+    /// `workspace` is aligned to [`Gpu::WORKSPACE_ALIGNMENT`], has [`Op::cuda_workspace`] bytes of device memory and is
+    /// not used by anyone else until the work is done.
+    pub(crate) unsafe fn run_on_cuda(&self, gpu: &Gpu<'_>, workspace: DevicePointer) -> Result<(), CudaError> {
+        // SAFETY: the caller's promise.
+        unsafe { cuda::run(self, gpu, workspace) }
+    }
+
     /// Requires that the leading dimensions of an input are those of c, or 1, or absent.
     fn expect_batch(&self, argument: &'static str, input: &View<'_>) -> Result<(), Invalid> {
         let batch = &self.c.shape()[..self.c.ndim() - 2];
@@ -218,5 +231,15 @@ impl Op for Gemm<'_> {
         let workspace = cpu.workspace(self.workspace(cpu.workers()));
         // SAFETY: the context's workspace is aligned, has this size, and is the operation's while it runs.
         unsafe { cpu::run(self, cpu, workspace) }
+    }
+
+    fn cuda_workspace(&self, _properties: &Properties) -> usize {
+        cuda::workspace(self)
+    }
+
+    fn cuda(&self, gpu: &Gpu<'_>) -> Result<(), CudaError> {
+        let workspace = gpu.workspace(self.cuda_workspace(gpu.properties()));
+        // SAFETY: the context's workspace is aligned, has this size, and is the operation's until the work is done.
+        unsafe { self.run_on_cuda(gpu, workspace) }
     }
 }
