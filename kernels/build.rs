@@ -4,8 +4,8 @@
 //! `SCALERT_CUDA=0` builds without; `SCALERT_CUDA_TARGETS=ptx` (or `80,90a,ptx`) builds fewer targets, for development.
 //! Results are kept in `target/cuda-objects`, by a hash of everything that they depend on, for all profiles.
 
-use std::collections::{BTreeMap, BTreeSet};
 use std::collections::hash_map::DefaultHasher;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Write as _;
 use std::hash::{Hash, Hasher};
 use std::path::{Path, PathBuf};

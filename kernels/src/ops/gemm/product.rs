@@ -51,6 +51,7 @@ impl Matrix {
 }
 
 /// The product as a batch of plain matrices.
+#[derive(Clone, Copy)]
 pub(super) struct Product {
     pub(super) m: usize,
     pub(super) n: usize,
@@ -95,6 +96,25 @@ impl Product {
             self.m *= extent;
             self.batch.rotate_right(1);
             self.batch[0] = 1;
+        }
+    }
+
+    /// Rows from `first` on, `rows` of them, of one matrix of the batch.
+    pub(super) fn part(&self, gemm: &Gemm<'_>, batch: [usize; BATCH_DIMS], first: usize, rows: usize) -> Product {
+        let one = |matrix: &Matrix, row: usize, column: usize| Matrix {
+            data: matrix.at(batch, row, column),
+            batch_stride: [0; BATCH_DIMS],
+            ..*matrix
+        };
+        let (a_row, a_column) = if gemm.transpose_a { (0, first) } else { (first, 0) };
+        Product {
+            m: rows,
+            batch: [1; BATCH_DIMS],
+            a: one(&self.a, a_row, a_column),
+            b: one(&self.b, 0, 0),
+            c: one(&self.c, first, 0),
+            pre_activation: self.pre_activation.as_ref().map(|matrix| one(matrix, first, 0)),
+            ..*self
         }
     }
 
