@@ -7,7 +7,7 @@ use scalert_kernels::ops::Op;
 use scalert_kernels::ops::gemm::{Activation, Compute, Gemm, Implementation, reference};
 use scalert_kernels::view::View;
 
-const TRANSPOSES: [[bool; 2]; 4] = [[false, false], [true, false], [false, true], [true, true]];
+pub const TRANSPOSES: [[bool; 2]; 4] = [[false, false], [true, false], [false, true], [true, true]];
 
 fn exchanged(shape: &[usize], transposed: bool) -> Vec<usize> {
     let mut shape = shape.to_vec();
@@ -19,24 +19,24 @@ fn exchanged(shape: &[usize], transposed: bool) -> Vec<usize> {
 }
 
 /// One product with everything that can be asked of it, and its expected result.
-struct Case {
-    dims: [usize; 3],
-    transposes: [bool; 2],
-    a: Tensor,
-    b: Tensor,
-    c: Tensor,
-    alpha: f32,
-    beta: f32,
-    bias: Option<Tensor>,
-    activation: Activation,
+pub struct Case {
+    pub dims: [usize; 3],
+    pub transposes: [bool; 2],
+    pub a: Tensor,
+    pub b: Tensor,
+    pub c: Tensor,
+    pub alpha: f32,
+    pub beta: f32,
+    pub bias: Option<Tensor>,
+    pub activation: Activation,
     /// Read by backward activations; a forward one writes a copy of it.
-    pre_activation: Option<Tensor>,
-    compute: Compute,
-    implementation: Implementation,
+    pub pre_activation: Option<Tensor>,
+    pub compute: Compute,
+    pub implementation: Implementation,
 }
 
 impl Case {
-    fn new(rng: &mut Rng, dims: [usize; 3], transposes: [bool; 2], dtype: DType, c_dtype: DType) -> Case {
+    pub fn new(rng: &mut Rng, dims: [usize; 3], transposes: [bool; 2], dtype: DType, c_dtype: DType) -> Case {
         let [m, n, k] = dims;
         let a_shape = exchanged(&[m, k], transposes[0]);
         let b_shape = exchanged(&[k, n], transposes[1]);
@@ -58,6 +58,11 @@ impl Case {
 
     /// The outputs: c, and pre_activation if there is one.
     fn run(&self, target: impl Into<Target>, threads: usize) -> Vec<Tensor> {
+        self.run_by(|op| run_with(op, target, threads))
+    }
+
+    /// [`Self::run`] with a way of one's own to run.
+    pub fn run_by(&self, run: impl FnOnce(&Gemm<'_>)) -> Vec<Tensor> {
         let c = self.c.clone();
         let pre = self.pre_activation.clone();
         let op = Gemm {
@@ -74,11 +79,22 @@ impl Case {
             compute: self.compute,
             implementation: self.implementation,
         };
-        run_with(&op, target, threads);
+        run(&op);
         std::iter::once(c).chain(pre).collect()
     }
 
     fn check(&self, what: &str) {
+        let outputs = run_everywhere(|level, threads| self.run(level, threads));
+        self.check_outputs(what, outputs.iter().map(|(level, outputs)| (level.name(), &outputs[..])), 0.0);
+    }
+
+    /// Requires what the contract promises of the outputs of each target; `coarse` is added to the relative error.
+    pub fn check_outputs<'a>(
+        &self,
+        what: &str,
+        targets: impl IntoIterator<Item = (&'a str, &'a [Tensor])>,
+        coarse: f64,
+    ) {
         let [_, n, k] = self.dims;
         let (a, b, c) = (self.a.values(), self.b.values(), self.c.values());
         let bias = self.bias.as_ref().map(Tensor::values);
@@ -106,9 +122,9 @@ impl Case {
         let gelu = if self.activation == Activation::None { 0.0 } else { 16.0 };
         let dtype = self.c.dtype();
         let tolerance =
-            |i: usize| (k as f64 + 4.0 + gelu) * 1.13 * 2f64.powi(-24) * magnitude[i] + half_denormal(dtype);
-        for (level, outputs) in run_everywhere(|level, threads| self.run(level, threads)) {
-            let what = format!("{what} {:?} {:?} {} {}", self.dims, self.transposes, self.a.dtype(), level.name());
+            |i: usize| ((k as f64 + 4.0 + gelu) * 1.13 * 2f64.powi(-24) + coarse) * magnitude[i] + half_denormal(dtype);
+        for (name, outputs) in targets {
+            let what = format!("{what} {:?} {:?} {} {name}", self.dims, self.transposes, self.a.dtype());
             assert_each_close(&format!("{what} c"), &outputs[0], &after, epsilon(dtype), tolerance);
             if let (Some(pre), false) = (outputs.get(1), backward) {
                 assert_each_close(&format!("{what} pre_activation"), pre, &before, epsilon(dtype), tolerance);
