@@ -271,8 +271,8 @@ unsafe extern "C" fn matmul(
             Ok(dimensions) => dimensions,
             Err(code) => return code,
         };
-        let aligned = [a, b, d].iter().all(|address| address % u64::from(LEAST_ALIGNMENT) == 0);
-        let workspace_fits = workspace % 256 == 0 && workspace_bytes == WORKSPACE_BYTES;
+        let aligned = [a, b, d].iter().all(|address| address.is_multiple_of(u64::from(LEAST_ALIGNMENT)));
+        let workspace_fits = workspace.is_multiple_of(256) && workspace_bytes == WORKSPACE_BYTES;
         if *handle != TOKEN || (*algorithm)[0] != TOKEN || c != d || c_layout != d_layout || !aligned || !workspace_fits
         {
             return INVALID_VALUE;
