@@ -3,9 +3,11 @@
 //! For tests only: nothing that ships depends on it.
 //!
 //! [`Module::parse`] turns a text into kernels, [`Memory`] is the global address space, [`launch`] runs a kernel and
-//! says either how many instructions it took or what the kernel did wrong, and where.
+//! says either how many instructions it took or what the kernel did wrong, and where. [`driver`] is what a program sees
+//! instead of them: the functions of `libcuda.so.1`.
 
 mod decode;
+pub mod driver;
 mod execute;
 mod fault;
 mod float;

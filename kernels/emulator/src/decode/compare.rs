@@ -5,6 +5,7 @@ use super::opcode::{Opcode, Type};
 use crate::execute::lanewise::*;
 use crate::float::flush;
 use crate::program::{Action, Alu, Instruction, NONE};
+use crate::registers::{LANES, Registers};
 use crate::syntax::tree::{Operand, Statement};
 use half::{bf16, f16};
 
@@ -55,12 +56,12 @@ macro_rules! floating {
         }
         match $name {
             "eq" => with!(|a, b| a == b),
-            "ne" => with!(|a, b| a < b || a > b),
+            "ne" => with!(|a, b| a != b && !a.is_nan() && !b.is_nan()),
             "lt" => with!(|a, b| a < b),
             "le" => with!(|a, b| a <= b),
             "gt" => with!(|a, b| a > b),
             "ge" => with!(|a, b| a >= b),
-            "equ" => with!(|a, b| !(a < b || a > b)),
+            "equ" => with!(|a, b| a == b || a.is_nan() || b.is_nan()),
             "neu" => with!(|a, b| a != b),
             "ltu" => with!(|a, b| a < b || a.is_nan() || b.is_nan()),
             "leu" => with!(|a, b| a <= b || a.is_nan() || b.is_nan()),
@@ -105,10 +106,12 @@ fn setp(b: &mut Builder<'_>, op: &Opcode<'_>, statement: &Statement) -> Decoded<
         [d, x, y, with] if combine != COMBINE_NONE => (d, x, y, Some(with)),
         _ => return Err("the number of operands is wrong".to_string()),
     };
-    if matches!(of, Type::F16x2 | Type::Bf16x2) {
-        return Err("setp of two halves is not supported".to_string());
+    let two = matches!(of, Type::F16x2 | Type::Bf16x2);
+    let alu = if two { compare_pairs } else { comparison(name, of, flushes)? };
+    let mut instruction = Instruction::new(Action::Alu(alu));
+    if two {
+        instruction.immediate = half_comparison(name, of)?;
     }
-    let mut instruction = Instruction::new(Action::Alu(comparison(name, of, flushes)?));
     let target = |b: &mut Builder<'_>, operand: &Operand| match operand {
         Operand::Sink => Ok(NONE),
         operand => b.predicate(operand).map(|predicate| predicate >> 1),
@@ -136,6 +139,9 @@ fn set(b: &mut Builder<'_>, op: &Opcode<'_>, statement: &Statement) -> Decoded<b
     if statement.guard.is_some() {
         return Err("set with a guard is not supported".to_string());
     }
+    if matches!(of, Type::F16 | Type::Bf16 | Type::F16x2 | Type::Bf16x2) {
+        return set_halves(b, statement, name, to, of);
+    }
     let holds = match to {
         Type::U32 | Type::S32 | Type::B32 => u64::from(u32::MAX),
         Type::F32 => u64::from(1f32.to_bits()),
@@ -158,6 +164,90 @@ fn set(b: &mut Builder<'_>, op: &Opcode<'_>, statement: &Statement) -> Decoded<b
         ..Instruction::new(Action::Alu(select::<u32>()))
     };
     b.push(statement, choose);
+    Ok(true)
+}
+
+/// A comparison of halves for the general handlers: its place in the list, and whether the halves are bf16.
+fn half_comparison(name: &str, of: Type) -> Decoded<i64> {
+    let place = COMPARISONS.iter().position(|other| *other == name).ok_or("this comparison is not supported")?;
+    Ok(place as i64 | i64::from(matches!(of, Type::Bf16 | Type::Bf16x2)) << 8)
+}
+
+/// Whether a comparison holds for each half of two registers.
+fn compare_halves(code: i64, a: u32, b: u32) -> [bool; 2] {
+    let value = |bits: u32| {
+        if code >> 8 & 1 == 1 { bf16::from_bits(bits as u16).to_f32() } else { f16::from_bits(bits as u16).to_f32() }
+    };
+    let one = |a: u32, b: u32| {
+        let (a, b) = (value(a), value(b));
+        let unordered = a.is_nan() || b.is_nan();
+        match COMPARISONS[(code & 255) as usize] {
+            "eq" => a == b,
+            "ne" => !unordered && a != b,
+            "lt" => a < b,
+            "le" => a <= b,
+            "gt" => a > b,
+            "ge" => a >= b,
+            "equ" => unordered || a == b,
+            "neu" => a != b,
+            "ltu" => unordered || a < b,
+            "leu" => unordered || a <= b,
+            "gtu" => unordered || a > b,
+            "geu" => unordered || a >= b,
+            "num" => !unordered,
+            _ => unordered,
+        }
+    };
+    [one(a, b), one(a >> 16, b >> 16)]
+}
+
+/// `setp` of two halves: the lower one to the first predicate, the upper one to the second.
+fn compare_pairs(registers: &mut Registers, instruction: &Instruction, mask: u32) {
+    let (a, b) = (registers.read::<u32>(instruction.a), registers.read::<u32>(instruction.b));
+    let mut holds = [0; 2];
+    for lane in 0..LANES {
+        let [low, high] = compare_halves(instruction.immediate, a[lane], b[lane]);
+        holds[0] |= u32::from(low) << lane;
+        holds[1] |= u32::from(high) << lane;
+    }
+    for (target, holds) in [instruction.d, instruction.c].into_iter().zip(holds) {
+        if target != NONE {
+            let value = combine(registers, &instruction.list, holds);
+            set_predicate(registers, target, mask, value);
+        }
+    }
+}
+
+/// `set` of halves: what `list` holds where the comparison does, for the lower and the upper half.
+fn select_halves(registers: &mut Registers, instruction: &Instruction, mask: u32) {
+    let (a, b) = (registers.read::<u32>(instruction.a), registers.read::<u32>(instruction.b));
+    let out: [u32; LANES] = std::array::from_fn(|lane| {
+        let [low, high] = compare_halves(instruction.immediate, a[lane], b[lane]);
+        (if low { instruction.list[0] } else { 0 }) | if high { instruction.list[1] } else { 0 }
+    });
+    registers.write(instruction.d, mask, &out);
+}
+
+fn set_halves(b: &mut Builder<'_>, statement: &Statement, name: &str, to: Type, of: Type) -> Decoded<bool> {
+    let two = matches!(of, Type::F16x2 | Type::Bf16x2);
+    let one = match to {
+        Type::F16 | Type::F16x2 => 0x3c00,
+        Type::Bf16 | Type::Bf16x2 => 0x3f80,
+        Type::U16 | Type::S16 => 0xffff,
+        Type::U32 | Type::S32 if two => 0xffff,
+        Type::U32 | Type::S32 => u32::MAX,
+        _ => return Err("set to this type is not supported".to_string()),
+    };
+    let [d, x, y] = &statement.operands[..] else { return Err("set needs three operands".to_string()) };
+    let instruction = Instruction {
+        d: b.destination(d, to)?,
+        a: b.source(x, of)?,
+        b: b.source(y, of)?,
+        immediate: half_comparison(name, of)?,
+        list: Box::from([one, if two { one << 16 } else { 0 }]),
+        ..Instruction::new(Action::Alu(select_halves))
+    };
+    b.push(statement, instruction);
     Ok(true)
 }
 

@@ -211,8 +211,9 @@ exports! {
     }
 
     /// Creates a context and makes it current; parameters other than none are not supported.
-    fn cuCtxCreate_v4(context: Out<usize>, parameters: In<u8>, flags: c_uint, device: c_int) {
-        if !parameters.is_null() {
+    fn cuCtxCreate_v4(context: Out<usize>, parameters: In<[usize; 3]>, flags: c_uint, device: c_int) {
+        // Affinities of execution, their number, and what to share with graphics.
+        if !parameters.is_null() && parameters.at(0)? != [0; 3] {
             return Err(Status::NOT_SUPPORTED);
         }
         create(context, flags, device)

@@ -24,8 +24,8 @@ pub(super) struct Function {
 
 pub(super) static FUNCTIONS: Registry<Function> = Registry::new(Kind::Function);
 
-/// The most registers of a thread with which a block of any size fits.
-const MOST_REGISTERS: u32 = 64;
+/// What a text declares is far more than a compiler would take: with this many, a multiprocessor can still be full.
+const MOST_REGISTERS: u32 = 32;
 const FEWEST_REGISTERS: u32 = 16;
 const MAX_DYNAMIC: c_int = 8;
 const CARVEOUT: c_int = 9;

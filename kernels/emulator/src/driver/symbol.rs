@@ -50,6 +50,10 @@ const VERSIONED: &[(&str, c_int, &str)] = &[
     ("cuGraphInstantiate", 0, "cuGraphInstantiate_v2"),
     ("cuStreamGetCaptureInfo", 12030, "cuStreamGetCaptureInfo_v3"),
     ("cuStreamGetCaptureInfo", 0, "cuStreamGetCaptureInfo_v2"),
+    ("cuMemAdvise", 12020, "cuMemAdvise_v2"),
+    ("cuMemAdvise", 0, "cuMemAdvise"),
+    ("cuMemPrefetchAsync", 12020, "cuMemPrefetchAsync_v2"),
+    ("cuMemPrefetchAsync", 0, "cuMemPrefetchAsync"),
     ("cuGraphGetEdges", 12030, "cuGraphGetEdges_v2"),
     ("cuGraphGetEdges", 0, "cuGraphGetEdges"),
 ];

@@ -92,7 +92,7 @@ pub(crate) fn set_predicate(registers: &mut Registers, index: u32, mask: u32, va
 
 /// Applies the combination of a comparison to its result.
 #[inline(always)]
-fn combine(registers: &Registers, list: &[u32], value: u32) -> u32 {
+pub(crate) fn combine(registers: &Registers, list: &[u32], value: u32) -> u32 {
     match list[0] {
         COMBINE_NONE => value,
         COMBINE_AND => value & predicate(registers, list[1]),

@@ -92,7 +92,9 @@ pub(crate) fn tokens(text: &str) -> Result<Vec<Token<'_>>, ParseError> {
             byte if starts_word(byte) => {
                 at += 1;
                 loop {
-                    if at < bytes.len() && continues_word(bytes[at]) {
+                    // Directives stand one by one, even where nothing parts them, as in `.reg.b32`.
+                    let next_directive = byte == b'.' && bytes.get(at) == Some(&b'.');
+                    if at < bytes.len() && continues_word(bytes[at]) && !next_directive {
                         at += 1;
                     } else if bytes[at..].starts_with(b"::") {
                         at += 2;
