@@ -37,13 +37,14 @@ C_TESTS  := $(patsubst tests/c/%.c,target/ctests/%,$(wildcard tests/c/*.c)) \
             $(patsubst tests/c/%.c,target/ctests/%-as-cpp,$(wildcard tests/c/*.c)) \
             $(patsubst tests/cpp/%.cpp,target/ctests/%,$(wildcard tests/cpp/*.cpp))
 
-.PHONY: help build toolchain stage examples demo emulator gpu-bundle resources test lint test-rust test-c test-package test-training test-sanitize bench install clean FORCE
+.PHONY: help build toolchain stage examples demo emulator gpu-bundle resources test lint test-rust test-c test-package test-training test-sanitize bench bench-report install clean FORCE
 
 help:
 	@echo 'make demo [DATA=file]         build, install into target/stage, train a small GPT on the CPU'
 	@echo 'make test                     everything that must hold (needs also valgrind and a C++ compiler)'
 	@echo 'make examples                 build every example into target/examples/'
 	@echo 'make bench [CASE=regex]       time every operation beside its ceiling; BENCH_JSON=file writes JSON lines'
+	@echo 'make bench-report             tables of bench/README.md and pictures from bench/results/'
 	@echo 'make install [PREFIX=dir]     shared and static library, headers, pkg-config and CMake packages'
 	@echo 'make gpu-bundle               target/gpu-bundle: conformance, benches and demo for a machine with a GPU'
 	@echo 'make resources                updates kernels/resources.tsv: registers and memory of each device kernel'
@@ -156,8 +157,11 @@ test-sanitize: stage
 
 # ---- speed ---------------------------------------------------------------------------------------------------------
 
-bench:
-	$(CARGO) run --release --locked -p scalert-bench
+bench: toolchain
+	$(CARGO) run --release --locked -p scalert-bench --bin scalert-bench
+
+bench-report:
+	$(CARGO) run --release --locked -p scalert-bench --bin scalert-bench-report
 
 clean:
 	$(CARGO) clean
