@@ -31,6 +31,27 @@ impl<const N: usize> Elementwise<N> {
     /// The map over `views`, inputs first, which have one shape and contiguous rows, and how to launch it; none where
     /// there is no element.
     pub(crate) fn new(gpu: &Gpu<'_>, views: [View<'_>; N]) -> Option<(Elementwise<N>, Launch)> {
+        Elementwise::from(gpu, views, |_, _| true)
+    }
+
+    /// [`Elementwise::new`] with a random word per element, from the word `first` of the stream of `key` on.
+    pub(crate) fn random(
+        gpu: &Gpu<'_>,
+        views: [View<'_>; N],
+        key: Key,
+        first: u64,
+    ) -> Option<(Elementwise<N>, Launch, Stream)> {
+        // Else a pack would begin inside a block of words.
+        let whole_blocks = |rows, width: usize| first.is_multiple_of(4) && (rows == 1 || width.is_multiple_of(4));
+        let (elementwise, launch) = Elementwise::from(gpu, views, whole_blocks)?;
+        Some((elementwise, launch, Stream::new(key, first)))
+    }
+
+    fn from(
+        gpu: &Gpu<'_>,
+        views: [View<'_>; N],
+        packed: impl Fn(usize, usize) -> bool,
+    ) -> Option<(Elementwise<N>, Launch)> {
         let flat = views.iter().all(View::is_contiguous);
         let views = if flat { views.map(|view| view.flattened()) } else { views };
         let (rows, width) = (views[0].row_count(), views[0].width());
@@ -40,11 +61,12 @@ impl<const N: usize> Elementwise<N> {
         let tensors = views.each_ref().map(Strided::rows);
         let widest = views.iter().map(|view| view.dtype().size()).max().unwrap_or(ACCESS);
         let pack = ACCESS / widest;
-        let aligned = views.iter().zip(&tensors).all(|(view, tensor)| {
-            let strides = tensor.extent.iter().zip(&tensor.stride).filter(|(extent, _)| **extent > 1);
-            (tensor.data as usize).is_multiple_of(pack * view.dtype().size())
-                && strides.into_iter().all(|(_, stride)| stride % pack as i64 == 0)
-        });
+        let aligned = packed(rows, width)
+            && views.iter().zip(&tensors).all(|(view, tensor)| {
+                let mut strides = tensor.extent.iter().zip(&tensor.stride).filter(|(extent, _)| **extent > 1);
+                (tensor.data as usize).is_multiple_of(pack * view.dtype().size())
+                    && strides.all(|(_, stride)| stride % pack as i64 == 0)
+            });
         let packs = if aligned { width.div_ceil(pack) } else { width };
         let blocks = gpu.blocks((rows * packs).div_ceil(THREADS as usize), BLOCKS);
         let step = blocks as usize * THREADS as usize;
@@ -75,7 +97,7 @@ pub(crate) struct Stream {
 
 impl Stream {
     /// The stream of `key` from the word `first` on.
-    pub(crate) fn new(key: Key, first: u64) -> Stream {
+    fn new(key: Key, first: u64) -> Stream {
         let [_, step_high, step_low, tensor] = key.counter(0);
         Stream { key: key.words(), step: [step_low, step_high], tensor, padding: 0, first }
     }

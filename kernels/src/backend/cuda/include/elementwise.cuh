@@ -76,7 +76,7 @@ template <int N, typename T, typename... Rest> struct Packs<N, T, Rest...> {
         rest.load_part(at + 1, n);
     }
     __device__ __forceinline__ void store(char *const *at) const {
-        *(Pack<T, N> *)at[0] = first;
+        store_pack(at[0], first);
         rest.store(at + 1);
     }
     __device__ __forceinline__ void store_part(char *const *at, int n) const {
@@ -141,10 +141,10 @@ struct Position {
     }
 };
 
-// Applies f to all packs of N elements, as many at a time as keep about 64 bytes of input of a thread in flight.
-template <int N, int TENSORS, typename... I, typename... O, typename F>
+// Applies f to all packs of N elements, TURN of a thread at a time so that as many loads are in flight.
+template <int N, int TURN, int TENSORS, typename... I, typename... O, typename F>
 __device__ __forceinline__ void for_each_pack(const Tensors<TENSORS> &t, Types<I...>, Types<O...>, F f) {
-    constexpr int INPUTS = sizeof...(I), TURN = INPUTS <= 1 ? 4 : INPUTS == 2 ? 2 : 1;
+    constexpr int INPUTS = sizeof...(I);
     constexpr int SIZE[] = {sizeof(I)..., sizeof(O)...};
     Position here = {0, (int64_t)blockIdx.x * ELEMENTWISE_THREADS + threadIdx.x};
     if (here.pack >= t.packs)
@@ -198,27 +198,28 @@ __device__ __forceinline__ void for_each_pack(const Tensors<TENSORS> &t, Types<I
     }
 }
 
-template <typename In, typename Out, int TENSORS, typename F>
+template <int TURN, typename In, typename Out, int TENSORS, typename F>
 __device__ __forceinline__ void for_each_element(const Tensors<TENSORS> &t, F f) {
     static_assert(In::COUNT + Out::COUNT == TENSORS, "the tensors are the inputs and the outputs");
     constexpr int PACK = 16 / (In::WIDEST > Out::WIDEST ? In::WIDEST : Out::WIDEST);
     if (t.aligned)
-        for_each_pack<PACK>(t, In(), Out(), f);
+        for_each_pack<PACK, TURN>(t, In(), Out(), f);
     else
-        for_each_pack<1>(t, In(), Out(), f);
+        for_each_pack<1, TURN>(t, In(), Out(), f);
 }
 
 // Applies f(x, y) to all elements.
 template <typename In, typename Out, int TENSORS, typename F>
 __device__ __forceinline__ void elementwise(const Tensors<TENSORS> &t, F f) {
-    for_each_element<In, Out>(t, Plain<F>{f});
+    constexpr int TURN = In::COUNT <= 1 ? 4 : In::COUNT == 2 ? 2 : 1;
+    for_each_element<TURN, In, Out>(t, Plain<F>{f});
 }
 
 // Applies f(x, y, number) to all elements. The numbers of the four elements of a Philox block are its words, changed in
-// place by f.draw(block).
+// place by f.draw(block). Made by `Elementwise::random`: packs are of whole blocks.
 template <typename In, typename Out, int TENSORS, typename F>
 __device__ __forceinline__ void elementwise_random(const Tensors<TENSORS> &t, const Philox &stream, F f) {
-    for_each_element<In, Out>(t, Random<F>{f, stream});
+    for_each_element<In::COUNT <= 1 ? 2 : 1, In, Out>(t, Random<F>{f, stream});
 }
 
 // A base of f for elementwise_random whose numbers are the words.

@@ -25,38 +25,24 @@ struct Philox {
         word[0] = c0, word[1] = c1, word[2] = c2, word[3] = c3;
     }
 
-    // The words of N elements from `index` of the stream on, N = 1 or a multiple of 4, each block of four changed by
-    // draw(block).
+    // The words of N elements from `index` of the stream on, each block of four changed by draw(block). N is 1, or a
+    // multiple of 4 as then is index.
     template <int N, typename Draw>
     __device__ __forceinline__ void words(uint64_t index, const Draw &draw, uint32_t (&word)[N]) const {
-        uint32_t phase = (uint32_t)index % 4;
-        if (N == 1) {
-            uint32_t four[4];
-            block(index / 4, four);
-            draw(four);
-            uint32_t low = phase & 1 ? four[1] : four[0], high = phase & 1 ? four[3] : four[2];
-            word[0] = phase & 2 ? high : low;
-            return;
-        }
-        uint32_t whole[N + 4] = {};
 #pragma unroll
-        for (int b = 0; b <= N / 4; b++) {
-            if (b < N / 4 || phase != 0) {
-                uint32_t four[4];
-                block(index / 4 + b, four);
-                draw(four);
+        for (int b = 0; b < (N + 3) / 4; b++) {
+            uint32_t four[4];
+            block(index / 4 + b, four);
+            draw(four);
+            if constexpr (N == 1) {
+                uint32_t low = index & 1 ? four[1] : four[0], high = index & 1 ? four[3] : four[2];
+                word[0] = index & 2 ? high : low;
+            } else {
 #pragma unroll
                 for (int j = 0; j < 4; j++)
-                    whole[4 * b + j] = four[j];
+                    word[4 * b + j] = four[j];
             }
         }
-        // Selects, for an index that varies would put the words into local memory.
-#pragma unroll
-        for (int j = 0; j < N + 3; j++)
-            whole[j] = phase & 1 ? whole[j + 1] : whole[j];
-#pragma unroll
-        for (int j = 0; j < N; j++)
-            word[j] = phase & 2 ? whole[j + 2] : whole[j];
     }
 };
 
