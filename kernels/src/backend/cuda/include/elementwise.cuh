@@ -2,9 +2,9 @@
 // own, and if asked with a random word per element.
 //
 // A kernel's parameter holds the `Tensors`; `Elementwise` in elementwise.rs makes them and sizes the launch. The kernel
-// calls elementwise<Types<inputs...>, Types<outputs...>>(p.tensors, f), where f(x, y) computes the outputs y[0], y[1], ...
-// of one element from its inputs x[0], x[1], ..., all f32. An output may be an input, exactly: each thread reads its
-// elements of all inputs before it writes them, and nothing goes through the read-only cache.
+// calls elementwise<Types<inputs...>, Types<outputs...>>(p.tensors, f), where f(x, y) computes the outputs y[0], y[1],
+// ... of one element from its inputs x[0], x[1], ..., all f32. An output may be an input, exactly: each thread reads
+// its elements of all inputs before it writes them, and nothing goes through the read-only cache.
 //
 // A thread takes packs: as many neighbouring elements as the widest type has in 16 bytes, so that the accesses of a
 // warp are contiguous in every tensor. Where an address or a stride does not allow it, a pack is one element.
@@ -33,8 +33,7 @@ template <typename... T> struct Types {
 };
 template <typename T, typename... Rest> struct Types<T, Rest...> {
     static constexpr int COUNT = 1 + sizeof...(Rest);
-    static constexpr int WIDEST =
-        sizeof(T) > Types<Rest...>::WIDEST ? (int)sizeof(T) : Types<Rest...>::WIDEST;
+    static constexpr int WIDEST = sizeof(T) > Types<Rest...>::WIDEST ? (int)sizeof(T) : Types<Rest...>::WIDEST;
 };
 
 // bf16 that is stored rounded to nearest with ties away from zero, as every optimizer writes weights back.

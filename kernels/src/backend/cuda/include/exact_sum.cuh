@@ -11,7 +11,8 @@
 
 constexpr int LIMBS = 67, WORDS = LIMBS + 1, SUM_BLOCK = 256;
 
-// A block's lanes: four neighbouring ones, lane q of them taking its elements 16 k + 4 q + {0, 1, 2, 3} for k = 0, ..., 15.
+// A block's lanes: four neighbouring ones, lane q of them taking its elements 16 k + 4 q + {0, 1, 2, 3} for k = 0,
+// ..., 15.
 constexpr int BLOCK_LANES = 4, BLOCK_STEPS = 16, WARP_BLOCKS = 32 / BLOCK_LANES;
 
 // Where an element of a tensor of rows is.
@@ -68,7 +69,8 @@ struct WarpAccumulator {
         uint64_t low = mantissa << shift % 32;
         int64_t sign = (int64_t)bits >> 63;
         // Below 2^64: 53 bits, shifted by up to 31, end below bit 84.
-        int64_t piece[3] = {(int64_t)(uint32_t)low, (int64_t)(low >> 32), (int64_t)(mantissa >> 32 >> (32 - shift % 32))};
+        int64_t piece[3] = {(int64_t)(uint32_t)low, (int64_t)(low >> 32),
+                            (int64_t)(mantissa >> 32 >> (32 - shift % 32))};
 #pragma unroll
         for (int k = 0; k < 3; k++)
             piece[k] = (piece[k] ^ sign) - sign;
