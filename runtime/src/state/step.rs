@@ -114,10 +114,14 @@ impl Inner {
     }
 
     /// The exact sum of squares over `views`, rounded once, and the number of elements that are not finite.
-    fn sum_squares<'a>(&'a self, queue: &mut Queue<'_>, views: impl Iterator<Item = View<'a>>) -> Result<(f64, u64)> {
+    fn sum_squares<'a>(
+        &'a self,
+        queue: &mut Queue<'_>,
+        mut views: impl Iterator<Item = View<'a>>,
+    ) -> Result<(f64, u64)> {
         // SAFETY: the scratch begins with an accumulator, which this call alone uses.
         unsafe { self.accumulator().write(Accumulator::ZERO) };
-        views.map(|x| queue.run(&self.square_sum(x))).collect::<Result<()>>()?;
+        views.try_for_each(|x| queue.run(&self.square_sum(x)))?;
         // SAFETY: as above, and the work that wrote it is done.
         let total = unsafe { self.accumulator().read() };
         Ok((total.sum(), total.nonfinite()))
