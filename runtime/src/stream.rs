@@ -90,8 +90,13 @@ impl Stream {
     /// # Safety
     /// Both addresses have that many bytes, which do not overlap and which nothing else writes until the work is done.
     pub unsafe fn copy(&self, to: *mut u8, from: *const u8, bytes: usize) -> Result<()> {
+        let mut queue = self.begin()?;
+        if let Some(native) = queue.native {
+            native.expect_capturable("to", to)?;
+            native.expect_capturable("from", from)?;
+        }
         // SAFETY: the caller's promise.
-        unsafe { self.begin()?.copy(to, from, bytes) }
+        unsafe { queue.copy(to, from, bytes) }
     }
 
     /// Takes the stream for a sequence of operations.
