@@ -376,6 +376,8 @@ fn integer_arithmetic() {
     check("bfe.u32 D, A, B, 5;", B32, pair, &two, |v| v[0].checked_shr(u(v[1]) & 255).unwrap_or(0) & 31);
     check("bfe.s32 D, A, 4, 8;", B32, &[B32], &[&w], |v| (v[0] >> 4) as i8 as u64);
     check("bfi.b32 D, A, B, 4, 8;", B32, pair, &two, |v| v[1] & !0xff0 | (v[0] & 0xff) << 4);
+    check("bmsk.clamp.b32 D, A, 3;", B32, &[B32], &[&w], |v| 7u64.checked_shl(u(v[0])).unwrap_or(0));
+    check("szext.clamp.s32 D, A, 8;", B32, &[B32], &[&w], |v| v[0] as i8 as u64);
     check("prmt.b32 D, A, B, 0x5410;", B32, pair, &two, |v| v[1] << 16 | v[0] & 0xffff);
     check("prmt.b32 D, A, B, 0x7632;", B32, pair, &two, |v| v[1] & 0xffff_0000 | v[0] >> 16);
     check("lop3.b32 D, A, B, A, 0x96;", B32, pair, &two, |v| v[0] ^ v[1] ^ v[0]);
