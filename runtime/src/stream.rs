@@ -9,6 +9,7 @@ use crate::runtime::Runtime;
 use scalert_kernels::backend::cpu::Cpu;
 use scalert_kernels::backend::cuda::Handle;
 use scalert_kernels::ops::Op;
+use scalert_kernels::view::Invalid;
 use std::ffi::c_void;
 use std::sync::{Arc, MutexGuard};
 
@@ -151,6 +152,17 @@ pub(crate) struct OnCuda<'a> {
 }
 
 impl OnCuda<'_> {
+    /// Requires every tensor of an operation to lie where the device reads it.
+    fn check_places<O: Op>(&self, op: &O) -> std::result::Result<(), Invalid> {
+        let mut refused = Ok(());
+        op.views(&mut |argument, view| {
+            if refused.is_ok() && view.numel() > 0 {
+                refused = self.context.check_address(view.data()).map_err(|why| Invalid::new(argument, why));
+            }
+        });
+        refused
+    }
+
     /// Whether the host records the stream into a graph.
     fn is_captured(&self) -> Result<bool> {
         let mut status = 0;
@@ -197,7 +209,10 @@ impl Queue<'_> {
                 op.check_elements().map_err(refused)?;
                 op.workspace(self.runtime.threads() as usize)
             }
-            Some(cuda) => op.cuda_workspace(cuda.context.device().properties()),
+            Some(cuda) => {
+                cuda.check_places(op).map_err(refused)?;
+                op.cuda_workspace(cuda.context.device().properties())
+            }
         };
         self.reserve(bytes as u64).map_err(|mut error| {
             error.message = format!("{}: workspace: {}", O::NAME, error.message);
