@@ -148,7 +148,7 @@ test-c: $(C_TESTS) $(EXAMPLES)
 test-package: $(EXAMPLES)
 	tests/package.sh
 
-test-training: target/examples/train_gpt
+test-training: target/examples/train_gpt emulator
 	tests/training.sh
 
 test-sanitize: stage

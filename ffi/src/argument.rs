@@ -1,7 +1,7 @@
 //! What an exported function's arguments must be: the checks of pointers, flags and enumerations.
 
 use crate::layout::CEnum;
-use scalert_runtime::{Error, Runtime};
+use scalert_runtime::Error;
 use std::ffi::{CStr, c_char, c_void};
 use std::marker::PhantomData;
 
@@ -20,16 +20,6 @@ pub trait Argument {
     /// # Safety
     /// A pointer is NULL or what the header requires of this argument, for 'a.
     unsafe fn accept<'a>(name: &'static str, raw: Self::Raw) -> Result<Self::Value<'a>, Error>;
-
-    /// The runtime whose device the tensors of the call lie on, if this argument says which.
-    fn runtime<'v>(_value: &'v Self::Value<'_>) -> Option<&'v Runtime> {
-        None
-    }
-
-    /// Requires the argument, if it is a tensor, to lie in memory that the runtime's device reaches.
-    fn expect_reachable(_name: &'static str, _value: &Self::Value<'_>, _runtime: &Runtime) -> Result<(), Error> {
-        Ok(())
-    }
 
     /// Marks the argument as broken by a panic, if it is a handle, and says whether it is one.
     ///
@@ -115,9 +105,6 @@ impl<T, A: Argument<Raw = *const T>> Argument for Optional<A> {
         }
         // SAFETY: the caller's promise.
         unsafe { A::accept(name, raw).map(Some) }
-    }
-    fn expect_reachable(name: &'static str, value: &Self::Value<'_>, runtime: &Runtime) -> Result<(), Error> {
-        value.as_ref().map_or(Ok(()), |value| A::expect_reachable(name, value, runtime))
     }
 }
 

@@ -2,7 +2,7 @@
 //! freed memory still tells) a destroyed one, is an invalid argument.
 
 use crate::argument::Argument;
-use scalert_runtime::{Error, Runtime, Status};
+use scalert_runtime::{Error, Status};
 use std::marker::PhantomData;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
@@ -12,10 +12,6 @@ pub trait Kind {
     const MAGIC: u64;
     /// `scalert_<NAME>_t`.
     const NAME: &'static str;
-    /// The runtime whose device the tensors lie on that a call gets beside this.
-    fn device_runtime(&self) -> Option<&Runtime> {
-        None
-    }
 }
 
 /// First word of every destroyed handle.
@@ -84,10 +80,6 @@ impl<T: Kind + Send + Sync + 'static> Argument for Live<T> {
             ));
         }
         Ok(&handle.value)
-    }
-
-    fn runtime<'v>(value: &'v Self::Value<'_>) -> Option<&'v Runtime> {
-        value.device_runtime()
     }
 
     unsafe fn poison(raw: Self::Raw) -> bool {

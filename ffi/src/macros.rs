@@ -3,8 +3,8 @@
 /// Defines exported functions.
 ///
 /// Each argument is written as what it must be ([`Argument`](crate::argument::Argument)); the macro gives the function
-/// the matching C type, checks the arguments in order inside the panic fence, then that its tensors lie on the device of
-/// its stream or runtime, and runs the body with the checked values. The body is a `Result<(), Error>`, or, for a function that returns no status, a `Result` of what it returns,
+/// the matching C type, checks the arguments in order inside the panic fence, and runs the body with the checked
+/// values. The body is a `Result<(), Error>`, or, for a function that returns no status, a `Result` of what it returns,
 /// with the value for failures after `else`.
 macro_rules! export {
     ($($(#[$doc:meta])* fn $name:ident($($arg:ident: $kind:ty),* $(,)?) $(-> $return:ty, else $fallback:expr;)? $body:block)*) => {
@@ -34,12 +34,6 @@ macro_rules! export {
                         // SAFETY: the caller of the exported function keeps the promises of the header.
                         let $arg = unsafe { <$kind as crate::argument::Argument>::accept(stringify!($arg), $arg)? };
                     )*
-                    let runtime = None::<&scalert_runtime::Runtime>
-                        $(.or(<$kind as crate::argument::Argument>::runtime(&$arg)))*;
-                    if let Some(runtime) = runtime {
-                        let _ = runtime;
-                        $(<$kind as crate::argument::Argument>::expect_reachable(stringify!($arg), &$arg, runtime)?;)*
-                    }
                     $body
                 },
                 || {

@@ -74,9 +74,6 @@ impl From<MemoryReport> for Memory {
 impl Kind for Runtime {
     const MAGIC: u64 = u64::from_le_bytes(*b"rtRUNTIM");
     const NAME: &'static str = "runtime";
-    fn device_runtime(&self) -> Option<&Runtime> {
-        Some(self)
-    }
 }
 
 fn described(desc: &Desc) -> Result<RuntimeDesc, Error> {

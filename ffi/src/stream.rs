@@ -8,9 +8,6 @@ use std::ffi::c_void;
 impl Kind for Stream {
     const MAGIC: u64 = u64::from_le_bytes(*b"rtSTREAM");
     const NAME: &'static str = "stream";
-    fn device_runtime(&self) -> Option<&Runtime> {
-        Some(self.runtime())
-    }
 }
 
 impl Kind for Event {

@@ -1,7 +1,7 @@
 //! Tensors: plain structs that borrow memory, and how one becomes a view.
 
 use crate::argument::{Argument, Enum, Many, Optional, Out, Values, enumeration, expect_pointer};
-use scalert_runtime::{DType, Error, MAX_DIMS, Runtime, Stream, View};
+use scalert_runtime::{DType, Error, MAX_DIMS, View};
 use std::ffi::c_void;
 
 c_enum! {
@@ -66,19 +66,13 @@ pub(crate) unsafe fn view<'a>(name: &'static str, tensor: &Tensor) -> Result<Vie
     Ok(unsafe { View::new(name, tensor.data.cast(), dtype, &shape[..ndim], &stride[..ndim])? })
 }
 
-/// The view of a tensor that an options struct points to, or none; it must lie on the device of the stream.
+/// The view of a tensor that an options struct points to, or none.
 ///
 /// # Safety
 /// `raw` is NULL or points to a tensor as [`view`] needs it.
-pub(crate) unsafe fn optional_view<'a>(
-    stream: &Stream,
-    name: &'static str,
-    raw: *const Tensor,
-) -> Result<Option<View<'a>>, Error> {
+pub(crate) unsafe fn optional_view<'a>(name: &'static str, raw: *const Tensor) -> Result<Option<View<'a>>, Error> {
     // SAFETY: the caller's promise.
-    let view = unsafe { Optional::<TensorView>::accept(name, raw)? };
-    Optional::<TensorView>::expect_reachable(name, &view, stream.runtime())?;
-    Ok(view)
+    unsafe { Optional::<TensorView>::accept(name, raw) }
 }
 
 /// A tensor argument.
@@ -91,9 +85,6 @@ impl Argument for TensorView {
         expect_pointer(name, raw)?;
         // SAFETY: checked, and the caller's promise.
         unsafe { view(name, &*raw) }
-    }
-    fn expect_reachable(name: &'static str, view: &View<'_>, runtime: &Runtime) -> Result<(), Error> {
-        runtime.expect_reachable(name, view)
     }
 }
 

@@ -49,7 +49,7 @@ export! {
     /// y = x with the pairs of each head rotated.
     fn scalert_rotary(stream: Live<Stream>, x: TensorView, y: TensorView, options: Options<RotaryOptions>) {
         // SAFETY: the header asks the caller for a tensor, or NULL.
-        let positions = unsafe { optional_view(stream, "positions", options.positions)? };
+        let positions = unsafe { optional_view("positions", options.positions)? };
         submit(
             stream,
             &Rotary {

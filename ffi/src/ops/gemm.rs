@@ -58,10 +58,7 @@ export! {
     ) {
         // SAFETY: the header asks the caller for tensors, or NULL.
         let (bias, pre_activation) = unsafe {
-            (
-                optional_view(stream, "bias", options.bias)?,
-                optional_view(stream, "pre_activation", options.pre_activation)?,
-            )
+            (optional_view("bias", options.bias)?, optional_view("pre_activation", options.pre_activation)?)
         };
         submit(
             stream,

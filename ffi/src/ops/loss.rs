@@ -27,7 +27,7 @@ export! {
         options: Options<CrossEntropyOptions>,
     ) {
         // SAFETY: the header asks the caller for a tensor, or NULL.
-        let loss_scale = unsafe { optional_view(stream, "loss_scale", options.loss_scale)? };
+        let loss_scale = unsafe { optional_view("loss_scale", options.loss_scale)? };
         let (ignore_index, gradient_scale) = (options.ignore_index, or_one(options.gradient_scale));
         submit(stream, &CrossEntropy { logits, targets, ignore_index, gradient_scale, loss_scale, losses, dlogits })
     }
@@ -45,7 +45,7 @@ export! {
         options: Options<CrossEntropyOptions>,
     ) {
         // SAFETY: the header asks the caller for a tensor, or NULL.
-        let loss_scale = unsafe { optional_view(stream, "loss_scale", options.loss_scale)? };
+        let loss_scale = unsafe { optional_view("loss_scale", options.loss_scale)? };
         submit(
             stream,
             &LinearCrossEntropy {
