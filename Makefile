@@ -155,7 +155,7 @@ test-package: $(EXAMPLES)
 test-training: target/examples/train_gpt emulator
 	tests/training.sh
 
-test-sanitize: stage
+test-sanitize: stage emulator
 	tests/asan.sh
 	tests/valgrind.sh
 
