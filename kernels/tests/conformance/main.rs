@@ -19,6 +19,7 @@ mod gelu;
 mod gemm;
 mod harness;
 mod layer_norm;
+mod layout;
 mod linear_cross_entropy;
 mod lion;
 mod math;
