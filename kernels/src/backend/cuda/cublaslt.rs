@@ -11,6 +11,9 @@ use std::collections::HashMap;
 use std::ffi::{CStr, CString, c_char, c_int, c_void};
 use std::sync::{Mutex, OnceLock, PoisonError};
 
+/// Numbers of cublasStatus_t.
+const INVALID_VALUE: i64 = 7;
+const ARCHITECTURE_MISMATCH: i64 = 8;
 const NOT_SUPPORTED: i64 = 15;
 /// Plans that are kept; more distinct products than that start anew.
 const MOST_PLANS: usize = 4096;
@@ -492,10 +495,9 @@ impl State {
         if !self.plans.contains_key(matmul) {
             let plan = Plan::new(functions, handle, matmul, operands);
             // A layout or combination that it does not take is an invalid value, or not supported.
-            const INVALID_VALUE: i64 = 7;
             let plan = match plan {
                 Ok(plan) => Some(plan),
-                Err(error) if [NOT_SUPPORTED, INVALID_VALUE].contains(&error.code) => None,
+                Err(error) if [INVALID_VALUE, ARCHITECTURE_MISMATCH, NOT_SUPPORTED].contains(&error.code) => None,
                 Err(error) => return Err(error),
             };
             if self.plans.len() == MOST_PLANS {
@@ -571,7 +573,7 @@ impl CublasLt {
             match enqueued {
                 Ok(()) => Ok(true),
                 // Refused before anything was enqueued, as if there were no algorithm.
-                Err(error) if error.code == NOT_SUPPORTED => {
+                Err(error) if [ARCHITECTURE_MISMATCH, NOT_SUPPORTED].contains(&error.code) => {
                     state.plans.insert(*matmul, None);
                     Ok(false)
                 }
