@@ -17,6 +17,7 @@ mod program;
 mod registers;
 mod syntax;
 
+pub use driver::{last_fault, symbol};
 pub use execute::launch::{Launch, Options, Statistics, launch};
 pub use fault::{Fault, FaultKind};
 pub use memory::{Memory, UnknownAddress};

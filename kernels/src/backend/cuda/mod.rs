@@ -7,6 +7,7 @@
 pub mod cublaslt;
 pub mod device;
 pub mod driver;
+pub(crate) mod elementwise;
 mod gpu;
 pub mod image;
 mod strided;
