@@ -139,7 +139,7 @@ template <typename T, int SIDE> __device__ __forceinline__ void product(const Pa
 }
 
 #define KERNEL(suffix, type)                                                                                           \
-    extern "C" __global__ __launch_bounds__(THREADS, 4) void gemm_simt_64x64_##suffix(                                 \
+    extern "C" __global__ __launch_bounds__(THREADS, 3) void gemm_simt_64x64_##suffix(                                 \
         const __grid_constant__ Parameters p) {                                                                        \
         product<type, 64>(p);                                                                                          \
     }
