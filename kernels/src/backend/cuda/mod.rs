@@ -6,6 +6,7 @@
 
 pub mod device;
 pub mod driver;
+pub(crate) mod elementwise;
 mod gpu;
 pub mod image;
 mod strided;

@@ -18,11 +18,13 @@
 //! Source: gradient accumulation; Neal 2015 for the sum.
 
 mod cpu;
+mod cuda;
 pub mod reference;
 
 use super::Op;
 use super::exact_sum::check_accumulator;
 use crate::backend::cpu::Cpu;
+use crate::backend::cuda::{CudaError, Gpu};
 use crate::dtype::DType;
 use crate::exact_sum::WorkerSums;
 use crate::view::{Invalid, View};
@@ -71,5 +73,9 @@ impl Op for Accumulate<'_> {
 
     fn cpu(&self, cpu: &Cpu<'_>) {
         cpu::run(self, cpu);
+    }
+
+    fn cuda(&self, gpu: &Gpu<'_>) -> Result<(), CudaError> {
+        cuda::run(self, gpu)
     }
 }

@@ -6,9 +6,11 @@
 //! NaN excepted).
 
 mod cpu;
+mod cuda;
 pub mod reference;
 
 use crate::backend::cpu::Cpu;
+use crate::backend::cuda::{CudaError, Gpu};
 use crate::dtype::DType;
 use crate::ops::Op;
 use crate::view::{Invalid, View};
@@ -40,5 +42,9 @@ impl Op for Add<'_> {
 
     fn cpu(&self, cpu: &Cpu<'_>) {
         cpu::run(self, cpu);
+    }
+
+    fn cuda(&self, gpu: &Gpu<'_>) -> Result<(), CudaError> {
+        cuda::run(self, gpu)
     }
 }

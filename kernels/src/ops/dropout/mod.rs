@@ -10,10 +10,12 @@
 //! elements do nothing.
 
 mod cpu;
+mod cuda;
 pub mod reference;
 
 use super::Op;
 use crate::backend::cpu::Cpu;
+use crate::backend::cuda::{CudaError, Gpu};
 use crate::dtype::DType;
 use crate::philox::Key;
 use crate::view::{Invalid, View};
@@ -60,5 +62,9 @@ impl Op for Dropout<'_> {
 
     fn cpu(&self, cpu: &Cpu<'_>) {
         cpu::run(self, cpu);
+    }
+
+    fn cuda(&self, gpu: &Gpu<'_>) -> Result<(), CudaError> {
+        cuda::run(self, gpu)
     }
 }

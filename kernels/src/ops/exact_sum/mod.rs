@@ -16,10 +16,12 @@
 //! Source: Neal 2015, "Fast exact summation using small and large superaccumulators".
 
 mod cpu;
+pub(crate) mod cuda;
 pub mod reference;
 
 use super::Op;
 use crate::backend::cpu::Cpu;
+use crate::backend::cuda::{CudaError, Gpu};
 use crate::dtype::DType;
 use crate::exact_sum::{Accumulator, WORDS, WorkerSums};
 use crate::view::{Invalid, View};
@@ -72,5 +74,9 @@ impl Op for ExactSum<'_> {
 
     fn cpu(&self, cpu: &Cpu<'_>) {
         cpu::run(self, cpu);
+    }
+
+    fn cuda(&self, gpu: &Gpu<'_>) -> Result<(), CudaError> {
+        cuda::run(self, gpu)
     }
 }

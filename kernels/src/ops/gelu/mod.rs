@@ -14,9 +14,11 @@
 //! the formulas, x = -infinity gives NaN.
 
 pub(crate) mod cpu;
+mod cuda;
 pub mod reference;
 
 use crate::backend::cpu::Cpu;
+use crate::backend::cuda::{CudaError, Gpu};
 use crate::dtype::DType;
 use crate::ops::Op;
 use crate::view::{Invalid, View};
@@ -68,6 +70,10 @@ impl Op for GeluForward<'_> {
     fn cpu(&self, cpu: &Cpu<'_>) {
         cpu::forward(self, cpu);
     }
+
+    fn cuda(&self, gpu: &Gpu<'_>) -> Result<(), CudaError> {
+        cuda::forward(self, gpu)
+    }
 }
 
 impl Op for GeluBackward<'_> {
@@ -86,5 +92,9 @@ impl Op for GeluBackward<'_> {
 
     fn cpu(&self, cpu: &Cpu<'_>) {
         cpu::backward(self, cpu);
+    }
+
+    fn cuda(&self, gpu: &Gpu<'_>) -> Result<(), CudaError> {
+        cuda::backward(self, gpu)
     }
 }

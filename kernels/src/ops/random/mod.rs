@@ -16,10 +16,12 @@
 //! at every level and for any number of threads. Zero elements do nothing.
 
 mod cpu;
+mod cuda;
 pub mod reference;
 
 use super::Op;
 use crate::backend::cpu::Cpu;
+use crate::backend::cuda::{CudaError, Gpu};
 use crate::dtype::{DType, bf16, f16};
 use crate::philox::Key;
 use crate::view::{Invalid, View};
@@ -108,5 +110,9 @@ impl Op for Random<'_> {
 
     fn cpu(&self, cpu: &Cpu<'_>) {
         cpu::run(self, cpu);
+    }
+
+    fn cuda(&self, gpu: &Gpu<'_>) -> Result<(), CudaError> {
+        cuda::run(self, gpu)
     }
 }

@@ -7,10 +7,12 @@
 //! elements do nothing.
 
 mod cpu;
+mod cuda;
 pub mod reference;
 
 use super::Op;
 use crate::backend::cpu::Cpu;
+use crate::backend::cuda::{CudaError, Gpu};
 use crate::dtype::DType;
 use crate::view::{Invalid, View};
 
@@ -38,5 +40,9 @@ impl Op for Scale<'_> {
 
     fn cpu(&self, cpu: &Cpu<'_>) {
         cpu::run(self, cpu);
+    }
+
+    fn cuda(&self, gpu: &Gpu<'_>) -> Result<(), CudaError> {
+        cuda::run(self, gpu)
     }
 }

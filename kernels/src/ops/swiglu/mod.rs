@@ -11,9 +11,11 @@
 //! As in the formulas, gate = -infinity gives NaN.
 
 mod cpu;
+mod cuda;
 pub mod reference;
 
 use crate::backend::cpu::Cpu;
+use crate::backend::cuda::{CudaError, Gpu};
 use crate::dtype::DType;
 use crate::ops::Op;
 use crate::view::{Invalid, View};
@@ -71,6 +73,10 @@ impl Op for SwigluForward<'_> {
     fn cpu(&self, cpu: &Cpu<'_>) {
         cpu::forward(self, cpu);
     }
+
+    fn cuda(&self, gpu: &Gpu<'_>) -> Result<(), CudaError> {
+        cuda::forward(self, gpu)
+    }
 }
 
 impl Op for SwigluBackward<'_> {
@@ -86,5 +92,9 @@ impl Op for SwigluBackward<'_> {
 
     fn cpu(&self, cpu: &Cpu<'_>) {
         cpu::backward(self, cpu);
+    }
+
+    fn cuda(&self, gpu: &Gpu<'_>) -> Result<(), CudaError> {
+        cuda::backward(self, gpu)
     }
 }

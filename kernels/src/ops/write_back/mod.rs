@@ -11,9 +11,11 @@
 //! specified).
 
 mod cpu;
+mod cuda;
 pub mod reference;
 
 use crate::backend::cpu::Cpu;
+use crate::backend::cuda::{CudaError, Gpu};
 use crate::dtype::DType;
 use crate::ops::Op;
 use crate::view::{Invalid, View};
@@ -41,5 +43,9 @@ impl Op for WriteBack<'_> {
 
     fn cpu(&self, cpu: &Cpu<'_>) {
         cpu::run(self, cpu);
+    }
+
+    fn cuda(&self, gpu: &Gpu<'_>) -> Result<(), CudaError> {
+        cuda::run(self, gpu)
     }
 }
