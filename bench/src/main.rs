@@ -8,6 +8,7 @@ mod cases;
 mod ceiling;
 mod measure;
 
+use cases::Sizes;
 use indicatif::{ProgressBar, ProgressStyle};
 use regex::Regex;
 use scalert_runtime::{Runtime, RuntimeDesc, SimdLevel, Stream};
@@ -44,7 +45,7 @@ fn run() -> Result<(), String> {
         let desc = RuntimeDesc { threads, simd: Some(simd), ..RuntimeDesc::default() };
         let runtime = Runtime::new(&desc).map_err(|e| e.message)?;
         let stream = Arc::new(Stream::new(&runtime).map_err(|e| e.message)?);
-        let makers: Vec<_> = cases::all(simd).into_iter().filter(|c| filter.is_match(&c.name)).collect();
+        let makers: Vec<_> = cases::all(&Sizes::CPU, simd).into_iter().filter(|c| filter.is_match(&c.name)).collect();
         if makers.is_empty() {
             return Err(format!("no case matches {filter}"));
         }
