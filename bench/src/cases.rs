@@ -12,7 +12,7 @@ use scalert_runtime::ops::cast::{Cast, Rounding};
 use scalert_runtime::ops::cross_entropy::CrossEntropy;
 use scalert_runtime::ops::exact_sum::ExactSum;
 use scalert_runtime::ops::gelu::{GeluBackward, GeluForward, GeluKind};
-use scalert_runtime::ops::gemm::{Activation, Compute, Gemm};
+use scalert_runtime::ops::gemm::{Activation, Compute, Gemm, Implementation};
 use scalert_runtime::ops::layer_norm::{LayerNormBackward, LayerNormForward};
 use scalert_runtime::ops::linear_cross_entropy::LinearCrossEntropy;
 use scalert_runtime::ops::lion::Lion;
@@ -443,6 +443,7 @@ fn gemms(cases: &mut Cases, sizes: &Sizes, simd: SimdLevel) {
                     activation: Activation::None,
                     pre_activation: None,
                     compute: Compute::Default,
+                    implementation: Implementation::Auto,
                 };
                 let ceiling = if dtype == BF16 { Ceiling::Bf16Dot(simd) } else { Ceiling::Fma(simd) };
                 arithmetic(stream, name, (2.0 * (m * k * n) as f64, ceiling), vec![a, b, c], vec![call(op)])

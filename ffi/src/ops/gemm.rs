@@ -5,7 +5,7 @@ use crate::argument::{Flag, Live, Options, enumeration};
 use crate::tensor::{Tensor, TensorView, optional_view};
 use scalert_runtime::Stream;
 use scalert_runtime::ops::bias_gradient::BiasGradient;
-use scalert_runtime::ops::gemm::{Activation, Compute, Gemm};
+use scalert_runtime::ops::gemm::{Activation, Compute, Gemm, Implementation};
 
 c_enum! {
     Activation as "scalert_activation_t" {
@@ -65,6 +65,7 @@ export! {
                 activation: enumeration("activation", options.activation)?,
                 pre_activation,
                 compute: enumeration("compute", options.compute)?,
+                implementation: Implementation::Auto,
             },
         )
     }
