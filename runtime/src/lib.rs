@@ -9,6 +9,7 @@
 //! | [`log`] | messages to the host's sink |
 //! | [`threads`] | the kernels' workers over an own pool or the host's |
 //! | [`memory`] | tiers, budgets and the ledger; owned blocks; arenas |
+//! | `cuda` | CUDA devices and contexts |
 //! | [`runtime`] | one device of one rank |
 //! | [`stream`], [`event`] | order of work |
 //! | [`precision`] | the loss scaler |
@@ -19,6 +20,7 @@
 //! [`state::State`], [`precision::Scaler`], [`memory::Arena`]) notice a second one and refuse it with
 //! `FAILED_PRECONDITION`; after a panic inside a call they refuse everything with `INTERNAL`.
 
+mod cuda;
 pub mod device;
 pub mod error;
 pub mod event;

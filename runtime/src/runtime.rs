@@ -1,5 +1,6 @@
 //! One device of one rank: byte budgets, hooks, threads and the ledger that every byte of it is entered in.
 
+use crate::cuda::Context;
 use crate::device::{self, DeviceKind, MAX_THREADS};
 use crate::error::{Error, Result, Status};
 use crate::log::{Log, LogLevel};
@@ -42,12 +43,14 @@ struct Inner {
     threads: Threads,
     level: Level,
     log: Log,
+    /// Of a CUDA device.
+    cuda: Option<Arc<Context>>,
 }
 
 impl Runtime {
     /// Makes a runtime. Starts no thread yet.
     pub fn new(desc: &RuntimeDesc) -> Result<Runtime> {
-        device::describe(desc.device, desc.ordinal)?;
+        let device = device::describe(desc.device, desc.ordinal)?;
         let level = desc.simd.unwrap_or_else(Level::detect);
         if !level.is_available() {
             let best = Level::detect().name();
@@ -73,22 +76,27 @@ impl Runtime {
             None if desc.threads == 0 => Threads::own(device::default_threads(), desc.log.clone()),
             None => Threads::own(desc.threads, desc.log.clone()),
         };
-        let memory = Arc::new(Memory::new(Ledger::new(desc.budgets), desc.allocator.clone(), desc.ordinal));
-        let inner = Inner { memory, threads, level, log: desc.log.clone() };
-        inner.log.write(LogLevel::Info, || {
-            format!("runtime on CPU {}: {}, {} threads", desc.ordinal, level.name(), inner.threads.threads())
+        let cuda = match desc.device {
+            DeviceKind::Cpu => None,
+            DeviceKind::Cuda => Some(Arc::new(Context::open(desc.ordinal)?)),
+        };
+        let memory = Memory::new(Ledger::new(desc.budgets), desc.allocator.clone(), desc.ordinal, cuda.clone());
+        let inner = Inner { memory: Arc::new(memory), threads, level, log: desc.log.clone(), cuda };
+        inner.log.write(LogLevel::Info, || match desc.device {
+            DeviceKind::Cpu => format!("runtime on {}, {} threads", device.name, inner.threads.threads()),
+            DeviceKind::Cuda => format!("runtime on CUDA device {}, {}", desc.ordinal, device.name),
         });
         Ok(Runtime { inner: Arc::new(inner) })
     }
 
     /// Kind of its device.
     pub fn device(&self) -> DeviceKind {
-        DeviceKind::Cpu
+        if self.inner.cuda.is_some() { DeviceKind::Cuda } else { DeviceKind::Cpu }
     }
 
     /// Number of its device.
     pub fn ordinal(&self) -> i32 {
-        0
+        self.inner.cuda.as_ref().map_or(0, |cuda| cuda.ordinal())
     }
 
     /// What the ledger holds now, and the most it ever held.
@@ -112,6 +120,11 @@ impl Runtime {
 
     pub(crate) fn workers(&self) -> &Threads {
         &self.inner.threads
+    }
+
+    /// The context of a CUDA device; None on the CPU.
+    pub(crate) fn cuda(&self) -> Option<&Arc<Context>> {
+        self.inner.cuda.as_ref()
     }
 
     pub(crate) fn log(&self) -> &Log {

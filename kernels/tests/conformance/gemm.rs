@@ -56,6 +56,21 @@ impl Case {
         }
     }
 
+    /// [`Self::new`] with rows of whole 16 bytes.
+    pub fn aligned(rng: &mut Rng, dims: [usize; 3], transposes: [bool; 2], dtype: DType, c_dtype: DType) -> Case {
+        let case = Case::new(rng, dims, transposes, dtype, c_dtype);
+        let padded = |tensor: &Tensor| {
+            let width = *tensor.shape().last().unwrap();
+            Tensor::with_layout(tensor.dtype(), tensor.shape(), width.next_multiple_of(8) + 8 - width, 0)
+        };
+        Case {
+            a: padded(&case.a).normal(rng, 1.0),
+            b: padded(&case.b).normal(rng, 1.0),
+            c: padded(&case.c).fill(|_| f64::NAN),
+            ..case
+        }
+    }
+
     /// The outputs: c, and pre_activation if there is one.
     fn run(&self, target: impl Into<Target>, threads: usize) -> Vec<Tensor> {
         self.run_by(|op| run_with(op, target, threads))
@@ -83,7 +98,7 @@ impl Case {
         std::iter::once(c).chain(pre).collect()
     }
 
-    fn check(&self, what: &str) {
+    pub fn check(&self, what: &str) {
         let outputs = run_everywhere(|level, threads| self.run(level, threads));
         self.check_outputs(what, outputs.iter().map(|(level, outputs)| (level.name(), &outputs[..])), 0.0);
     }

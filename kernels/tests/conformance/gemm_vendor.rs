@@ -35,19 +35,6 @@ fn check(cuda: &Cuda, case: &Case, what: &str, coarse: f64) -> &'static str {
     name
 }
 
-/// Layouts that the library takes: rows of whole 16 bytes.
-fn aligned_case(rng: &mut Rng, dims: [usize; 3], transposes: [bool; 2], dtype: DType, c_dtype: DType) -> Case {
-    let mut case = Case::new(rng, dims, transposes, dtype, c_dtype);
-    let padded = |tensor: &Tensor| {
-        let width = *tensor.shape().last().unwrap();
-        Tensor::with_layout(tensor.dtype(), tensor.shape(), width.next_multiple_of(8) + 8 - width, 0)
-    };
-    case.a = padded(&case.a).normal(rng, 1.0);
-    case.b = padded(&case.b).normal(rng, 1.0);
-    case.c = padded(&case.c).fill(|_| f64::NAN);
-    case
-}
-
 #[test]
 fn row_major_products_become_column_major_ones() {
     let Some(cuda) = cuda_with_libraries() else { return };
@@ -55,7 +42,7 @@ fn row_major_products_become_column_major_ones() {
     for (dtype, c_dtype) in [(DType::F32, DType::F32), (DType::BF16, DType::BF16), (DType::F16, DType::F32)] {
         for transposes in TRANSPOSES {
             for dims in [[5, 7, 9], [1, 24, 8], [16, 1, 3]] {
-                let case = aligned_case(&mut rng, dims, transposes, dtype, c_dtype);
+                let case = Case::aligned(&mut rng, dims, transposes, dtype, c_dtype);
                 let name = check(cuda, &case, "plain", 0.0);
                 assert!(name == "cuBLASLt" || !cuda.emulated, "{name}");
             }
@@ -87,7 +74,7 @@ fn epilogues_are_its_own_or_follow() {
                             continue;
                         }
                         let dims @ [m, n, _] = [11, 21, 19];
-                        let mut case = aligned_case(&mut rng, dims, [false, true], dtype, c_dtype);
+                        let mut case = Case::aligned(&mut rng, dims, [false, true], dtype, c_dtype);
                         (case.alpha, case.beta, case.activation) = (alpha, beta, activation);
                         case.implementation = Implementation::Vendor;
                         case.bias =
@@ -121,7 +108,7 @@ fn products_pass_through_the_workspace_in_stretches() {
     // 128 rows at a time, as a row is a quarter of the workspace for them and more.
     let (m, n, k) = (130, 66_000, 1);
     let mut rng = Rng(3);
-    let mut case = aligned_case(&mut rng, [m, n, k], [true, false], DType::BF16, DType::BF16);
+    let mut case = Case::aligned(&mut rng, [m, n, k], [true, false], DType::BF16, DType::BF16);
     (case.activation, case.implementation) = (Activation::GeluExact, Implementation::Vendor);
     let (a, b) = (case.a.values(), case.b.values());
     let c = case.run_by(|op| cuda.run(op)).remove(0);
@@ -145,7 +132,7 @@ fn what_it_refuses_runs_on_the_own_kernels() {
         let name = check(cuda, &case, "misaligned", 0.0);
         assert!(name == "own mma" || !cuda.emulated, "{name}");
     }
-    let mut case = aligned_case(&mut rng, [5, 9, 16], [false, false], DType::F32, DType::F32);
+    let mut case = Case::aligned(&mut rng, [5, 9, 16], [false, false], DType::F32, DType::F32);
     case.implementation = Implementation::Own;
     assert_eq!(check(cuda, &case, "own", 0.0), "own simt");
     let mut case = Case::new(&mut rng, [5, 9, 0], [false, false], DType::F32, DType::F32);
@@ -208,7 +195,7 @@ fn batches_of_any_strides() {
 #[test]
 fn without_the_library_only_its_users_are_refused() {
     let Some(plain) = crate::device::cuda().filter(|cuda| cuda.emulated) else { return };
-    let mut case = aligned_case(&mut Rng(6), [4, 8, 8], [false, false], DType::BF16, DType::BF16);
+    let mut case = Case::aligned(&mut Rng(6), [4, 8, 8], [false, false], DType::BF16, DType::BF16);
     case.implementation = Implementation::Vendor;
     case.run_by(|op| {
         let error = op.implementation_on(plain.device()).unwrap_err();

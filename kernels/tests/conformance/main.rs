@@ -18,6 +18,7 @@ mod exact_sum;
 mod fill;
 mod gelu;
 mod gemm;
+mod gemm_tiles;
 mod gemm_vendor;
 mod harness;
 mod layer_norm;

@@ -1,6 +1,7 @@
 //! Arenas: memory for the host's activations, inside the budgets.
 
 use super::{Block, Purpose, Tier};
+use crate::device::DeviceKind;
 use crate::error::{Error, Result, Status};
 use crate::exclusive::Exclusive;
 use crate::runtime::Runtime;
@@ -18,10 +19,16 @@ impl Arena {
     /// Alignment of what [`Arena::alloc`] gives.
     pub const ALIGNMENT: u64 = Block::ALIGNMENT as u64;
 
-    /// Allocates `bytes` of a tier: DEVICE or HOST on the CPU device.
+    /// Allocates `bytes` of a tier: DEVICE or HOST, and PINNED on a CUDA device.
     pub fn new(runtime: &Runtime, tier: Tier, bytes: u64) -> Result<Arena> {
-        if !matches!(tier, Tier::Device | Tier::Host) {
-            return Err(Error::invalid("tier", format!("{tier} must be DEVICE or HOST on the CPU device")));
+        match (tier, runtime.device()) {
+            (Tier::Device | Tier::Host, _) | (Tier::Pinned, DeviceKind::Cuda) => {}
+            (_, DeviceKind::Cpu) => {
+                return Err(Error::invalid("tier", format!("{tier} must be DEVICE or HOST on the CPU device")));
+            }
+            (_, DeviceKind::Cuda) => {
+                return Err(Error::invalid("tier", format!("{tier} must be DEVICE, PINNED or HOST on a CUDA device")));
+            }
         }
         let block = Block::new(runtime.memory(), tier, Purpose::Arena, bytes, false)?;
         Ok(Arena { mark: Exclusive::new("arena", 0), block, _runtime: runtime.clone() })

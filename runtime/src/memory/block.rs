@@ -1,7 +1,9 @@
 //! Owned memory of a tier, entered in the ledger.
 
 use super::{Charge, Ledger, Purpose, Tier};
+use crate::cuda::Context;
 use crate::error::{Error, NativeDomain, Result, Status};
+use scalert_kernels::backend::cuda::Gpu;
 use std::alloc::Layout;
 use std::ptr::NonNull;
 use std::sync::Arc;
@@ -26,15 +28,27 @@ pub(crate) struct Memory {
     ledger: Ledger,
     allocator: Option<Arc<dyn Allocator>>,
     ordinal: i32,
+    /// Of a CUDA device.
+    cuda: Option<Arc<Context>>,
 }
 
 impl Memory {
-    pub(crate) fn new(ledger: Ledger, allocator: Option<Arc<dyn Allocator>>, ordinal: i32) -> Memory {
-        Memory { ledger, allocator, ordinal }
+    pub(crate) fn new(
+        ledger: Ledger,
+        allocator: Option<Arc<dyn Allocator>>,
+        ordinal: i32,
+        cuda: Option<Arc<Context>>,
+    ) -> Memory {
+        Memory { ledger, allocator, ordinal, cuda }
     }
 
     pub(crate) fn ledger(&self) -> &Ledger {
         &self.ledger
+    }
+
+    /// What blocks are aligned to: lines of the cache on the CPU, of memory transactions on a CUDA device.
+    fn alignment(&self) -> usize {
+        if self.cuda.is_some() { Gpu::WORKSPACE_ALIGNMENT } else { Block::ALIGNMENT }
     }
 
     fn allocate(&self, tier: Tier, bytes: usize, zeroed: bool) -> Result<(NonNull<u8>, Source)> {
@@ -44,17 +58,32 @@ impl Memory {
                 Error::new(Status::OutOfMemory, message).with_native(NativeDomain::HostCallback, 0)
             };
             let memory =
-                allocator.alloc(bytes, Block::ALIGNMENT, tier, self.ordinal).ok_or_else(|| refused("returned NULL"))?;
-            if !memory.addr().get().is_multiple_of(Block::ALIGNMENT) {
+                allocator.alloc(bytes, self.alignment(), tier, self.ordinal).ok_or_else(|| refused("returned NULL"))?;
+            if !memory.addr().get().is_multiple_of(self.alignment()) {
                 // SAFETY: just allocated with these arguments.
-                unsafe { allocator.free(memory, bytes, Block::ALIGNMENT, tier, self.ordinal) };
-                return Err(refused("returned memory that is not aligned to 64 bytes"));
+                unsafe { allocator.free(memory, bytes, self.alignment(), tier, self.ordinal) };
+                return Err(refused(&format!("returned memory that is not aligned to {} bytes", self.alignment())));
             }
-            if zeroed {
-                // SAFETY: the hook gave `bytes` writable bytes.
-                unsafe { memory.write_bytes(0, bytes) };
+            match &self.cuda {
+                Some(cuda) if zeroed && tier == Tier::Device => {
+                    if let Err(error) = zero_on_device(cuda, memory, bytes) {
+                        // SAFETY: just allocated with these arguments.
+                        unsafe { allocator.free(memory, bytes, self.alignment(), tier, self.ordinal) };
+                        return Err(error);
+                    }
+                }
+                // SAFETY: the hook gave `bytes` writable bytes of host memory.
+                _ if zeroed => unsafe { memory.write_bytes(0, bytes) },
+                _ => {}
             }
             return Ok((memory, Source::Hook));
+        }
+        if let Some(cuda) = &self.cuda {
+            match tier {
+                Tier::Device => return on_device(cuda, bytes, zeroed).map(|memory| (memory, Source::Device)),
+                Tier::Pinned => return pinned(cuda, bytes).map(|memory| (memory, Source::Pinned)),
+                Tier::Host | Tier::Disk => {}
+            }
         }
         let out_of_memory = || {
             let message = format!("the system did not give {bytes} bytes of {tier}");
@@ -69,6 +98,49 @@ impl Memory {
         let memory = unsafe { if zeroed { std::alloc::alloc_zeroed(layout) } else { std::alloc::alloc(layout) } };
         NonNull::new(memory).map(|memory| (memory, Source::Heap)).ok_or_else(out_of_memory)
     }
+}
+
+/// Memory of the CUDA device.
+fn on_device(cuda: &Context, bytes: usize, zeroed: bool) -> Result<NonNull<u8>> {
+    let _current = cuda.enter()?;
+    let mut address = 0;
+    // SAFETY: writes one address.
+    cuda.relaxed(|driver| unsafe { driver.memory_alloc(&mut address, bytes) }).map_err(|mut error| {
+        error.message = format!("the device did not give {bytes} bytes: {}", error.message);
+        error
+    })?;
+    let memory = NonNull::new(address as *mut u8).expect("the driver gives no null address");
+    if zeroed && let Err(error) = zero_on_device(cuda, memory, bytes) {
+        // SAFETY: just allocated.
+        let _ = unsafe { cuda.driver().memory_free(address) };
+        return Err(error);
+    }
+    Ok(memory)
+}
+
+fn zero_on_device(cuda: &Context, memory: NonNull<u8>, bytes: usize) -> Result<()> {
+    let _current = cuda.enter()?;
+    // SAFETY: `bytes` bytes of device memory that nobody uses yet.
+    cuda.settle(|driver, stream| unsafe { driver.set_bytes_async(memory.as_ptr() as u64, 0, bytes, stream) })
+}
+
+/// Host memory, zeroed and to the exact byte, that the CUDA device reads and writes at the same address.
+fn pinned(cuda: &Context, bytes: usize) -> Result<NonNull<u8>> {
+    const PORTABLE: u32 = 1;
+    const DEVICE_MAP: u32 = 2;
+    let memory = map(bytes).ok_or_else(|| {
+        Error::new(Status::OutOfMemory, format!("the system did not give {bytes} bytes of {}", Tier::Pinned))
+    })?;
+    let register = || {
+        let _current = cuda.enter()?;
+        // SAFETY: a mapping of this size, just made.
+        cuda.relaxed(|driver| unsafe { driver.host_register(memory.as_ptr().cast(), bytes, PORTABLE | DEVICE_MAP) })
+    };
+    register().inspect_err(|_| {
+        // SAFETY: the mapping just made.
+        unsafe { libc::munmap(memory.as_ptr().cast(), bytes) };
+    })?;
+    Ok(memory)
 }
 
 /// Maps zeroed memory, which the system gives in huge pages where it can.
@@ -102,6 +174,10 @@ enum Source {
     Hook,
     Heap,
     Map,
+    /// Of the CUDA driver.
+    Device,
+    /// Mapped, and registered with the CUDA driver.
+    Pinned,
 }
 
 /// Memory of a tier, owned and entered in the ledger; given back when dropped.
@@ -119,7 +195,7 @@ unsafe impl Send for Block {}
 unsafe impl Sync for Block {}
 
 impl Block {
-    /// Alignment of every block in bytes.
+    /// Least alignment of every block in bytes.
     pub(crate) const ALIGNMENT: usize = 64;
 
     /// `bytes` of a tier.
@@ -207,18 +283,35 @@ impl Block {
     fn release(&mut self) {
         let bytes = self.bytes();
         let source = std::mem::replace(&mut self.source, Source::Nothing);
+        // Work that uses the memory may still run. In a context that the host has destroyed none does.
+        let current = self.memory.cuda.as_ref().filter(|_| self.tier != Tier::Host && source != Source::Nothing);
+        let current = current.and_then(|cuda| Some((cuda, cuda.enter().ok()?)));
+        if let Some((cuda, _)) = &current {
+            cuda.quiesce();
+        }
         // SAFETY: the memory came from this source with these arguments, and the block's owner is done with it.
         unsafe {
             match source {
                 Source::Nothing => {}
                 Source::Hook => {
                     let hook = self.memory.allocator.as_ref().expect("the block came from it");
-                    hook.free(self.data, bytes, Block::ALIGNMENT, self.tier, self.memory.ordinal);
+                    hook.free(self.data, bytes, self.memory.alignment(), self.tier, self.memory.ordinal);
                 }
                 Source::Heap => {
                     std::alloc::dealloc(self.data.as_ptr(), Layout::from_size_align_unchecked(bytes, Block::ALIGNMENT));
                 }
                 Source::Map => {
+                    libc::munmap(self.data.as_ptr().cast(), bytes);
+                }
+                Source::Device => {
+                    if let Some((cuda, _)) = &current {
+                        let _ = cuda.driver().memory_free(self.data.as_ptr() as u64);
+                    }
+                }
+                Source::Pinned => {
+                    if let Some((cuda, _)) = &current {
+                        let _ = cuda.driver().host_unregister(self.data.as_ptr().cast());
+                    }
                     libc::munmap(self.data.as_ptr().cast(), bytes);
                 }
             }
@@ -231,7 +324,7 @@ mod tests {
     use super::*;
 
     fn memory(budget: u64) -> Arc<Memory> {
-        Arc::new(Memory::new(Ledger::new([budget, 0, 0, 0]), None, 0))
+        Arc::new(Memory::new(Ledger::new([budget, 0, 0, 0]), None, 0, None))
     }
 
     #[test]

@@ -90,6 +90,14 @@ fn scalar(from: &[u8], bytes: usize) -> u64 {
     }
 }
 
+#[inline(always)]
+fn word(from: &[u8], start: usize) -> u32 {
+    match from[start..].first_chunk() {
+        Some(bytes) => u32::from_le_bytes(*bytes),
+        None => 0,
+    }
+}
+
 /// The thread of a lane, for shared memory.
 pub(crate) fn accessor(warp: &Warp, lane: usize, strong: bool) -> Accessor<'_> {
     let strong = if strong { STRONG } else { 0 };
@@ -164,9 +172,10 @@ fn load_from(
         return Ok(());
     }
     aligned(block, warp, mask, at, access.total())?;
+    let total = access.total();
+    let mut starts = [0; LANES];
     for lane in lanes(mask) {
-        let total = access.total();
-        let start = match access.region {
+        starts[lane] = match access.region {
             Region::Shared => {
                 let by = accessor(warp, lane, access.strong);
                 let found = block.shared.read(&by, at[lane], total);
@@ -175,15 +184,26 @@ fn load_from(
             Region::Parameter => parameter(block, warp, lane, at[lane], total, Use::Read)?,
             _ => local(block, warp, lane, at[lane], total, access.region, Use::Read)?,
         };
-        for (index, &register) in instruction.list.iter().enumerate() {
-            let range = start + index * bytes..start + (index + 1) * bytes;
-            let from = match access.region {
-                Region::Shared => &block.shared.bytes[range],
-                Region::Parameter => &block.params[range],
-                _ => &warp.local[range],
-            };
-            let value = scalar(from, bytes);
-            deliver(&mut warp.registers, register, lane, extend(value, access));
+    }
+    let Warp { registers, local, .. } = warp;
+    let from = match access.region {
+        Region::Shared => &block.shared.bytes[..],
+        Region::Parameter => block.params,
+        _ => &local[..],
+    };
+    for (index, &register) in instruction.list.iter().enumerate() {
+        let offset = index * bytes;
+        if bytes == 4 && register & 1 == 0 {
+            let row = registers.row_mut(register >> 1);
+            for lane in lanes(mask) {
+                let start = starts[lane] + offset;
+                row[lane] = word(from, start);
+            }
+            continue;
+        }
+        for lane in lanes(mask) {
+            let start = starts[lane] + offset;
+            deliver(registers, register, lane, extend(scalar(&from[start..start + bytes], bytes), access));
         }
     }
     Ok(())

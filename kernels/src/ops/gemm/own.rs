@@ -34,10 +34,12 @@ struct DeviceMatrix {
 impl DeviceMatrix {
     const NONE: DeviceMatrix = DeviceMatrix { data: 0, stride: 0, batch_stride: [0; BATCH_DIMS] };
 
-    fn new(matrix: &Matrix) -> DeviceMatrix {
+    fn new(matrix: &Matrix, rows: usize) -> DeviceMatrix {
         DeviceMatrix {
             data: matrix.data as u64,
-            stride: matrix.row_stride as i64,
+            // That of a single row may be anything, while the addresses past it, of which nothing is read, are aligned
+            // as the first.
+            stride: if rows > 1 { matrix.row_stride as i64 } else { 0 },
             batch_stride: matrix.batch_stride.map(|stride| stride as i64),
         }
     }
@@ -129,10 +131,10 @@ fn parameters(gemm: &Gemm<'_>, product: &Product, width: usize) -> Parameters {
         (bias.data() as usize).is_multiple_of(width.min(16 / size) * size)
     };
     Parameters {
-        a: DeviceMatrix::new(&product.a),
-        b: DeviceMatrix::new(&product.b),
-        c: DeviceMatrix::new(&product.c),
-        saved: saved.map_or(DeviceMatrix::NONE, DeviceMatrix::new),
+        a: DeviceMatrix::new(&product.a, a_rows),
+        b: DeviceMatrix::new(&product.b, b_rows),
+        c: DeviceMatrix::new(&product.c, product.m),
+        saved: saved.map_or(DeviceMatrix::NONE, |matrix| DeviceMatrix::new(matrix, product.m)),
         bias: gemm.bias.map_or(0, |bias| bias.data() as u64),
         sums: 0,
         m: product.m as i64,
