@@ -37,6 +37,9 @@ C_TESTS  := $(patsubst tests/c/%.c,target/ctests/%,$(wildcard tests/c/*.c)) \
             $(patsubst tests/c/%.c,target/ctests/%-as-cpp,$(wildcard tests/c/*.c)) \
             $(patsubst tests/cpp/%.cpp,target/ctests/%,$(wildcard tests/cpp/*.cpp))
 
+# Those that run a second time, on the emulated CUDA device.
+EMULATED_TESTS := target/ctests/cuda target/ctests/cuda-as-cpp target/ctests/runtime target/ctests/raii
+
 .PHONY: help build toolchain stage examples demo emulator gpu-bundle resources test lint test-rust test-c test-package test-training test-sanitize bench bench-report install clean FORCE
 
 help:
@@ -133,18 +136,19 @@ test-rust: stage emulator
 
 target/ctests/%: tests/c/%.c FORCE | stage
 	@mkdir -p $(@D)
-	$(CC) -std=c99 $(WARN) $(CFLAGS) $< -o $@ $(package_flags) -lm -lpthread
+	$(CC) -std=c99 $(WARN) $(CFLAGS) $< -o $@ $(package_flags) -lm -lpthread -ldl
 
 target/ctests/%-as-cpp: tests/c/%.c FORCE | stage
 	@mkdir -p $(@D)
-	$(CXX) -std=c++17 $(WARN) $(CXXFLAGS) -x c++ $< -o $@ $(package_flags) -lm -lpthread
+	$(CXX) -std=c++17 $(WARN) $(CXXFLAGS) -x c++ $< -o $@ $(package_flags) -lm -lpthread -ldl
 
 target/ctests/%: tests/cpp/%.cpp FORCE | stage
 	@mkdir -p $(@D)
 	$(CXX) -std=c++17 $(WARN) $(CXXFLAGS) $< -o $@ $(package_flags) -lpthread
 
-test-c: $(C_TESTS) $(EXAMPLES)
+test-c: $(C_TESTS) $(EXAMPLES) emulator
 	@set -e; for t in $(C_TESTS) target/examples/hello target/examples/dlpack; do echo "== $$t"; $$t; done
+	@set -e; for t in $(EMULATED_TESTS); do echo "== $$t, emulated"; LD_LIBRARY_PATH=target/emulator $$t; done
 
 test-package: $(EXAMPLES)
 	tests/package.sh
