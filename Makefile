@@ -127,7 +127,8 @@ lint: toolchain
 	$(CARGO) clippy --workspace --all-targets --locked -- -D warnings
 	RUSTDOCFLAGS='-D warnings' $(CARGO) doc --workspace --no-deps --locked --quiet
 	@if command -v clang-format >/dev/null; then \
-	    clang-format --dry-run --Werror include/*.h include/*.hpp examples/*/*.[ch]* tests/*/*.[ch] tests/cpp/*.cpp; \
+	    clang-format --dry-run --Werror include/*.h include/*.hpp examples/*/*.[ch]* tests/*/*.[ch] tests/cpp/*.cpp \
+	        $$(find kernels -name "*.cu" -o -name "*.cuh"); \
 	else echo 'clang-format is not installed: the format of C files was not checked'; fi
 
 test-rust: stage emulator

@@ -193,7 +193,8 @@ unsafe extern "C" fn heuristic(
             return code;
         }
         let aligned = |attribute| preference.number(attribute).unwrap_or(256) >= LEAST_ALIGNMENT.into();
-        if workspace < WORKSPACE_BYTES || ![5, 6, 7, 8].into_iter().all(aligned) {
+        let gelu_of_f32 = (*desc).number(7) >= 32 && (*d).dtype == 0;
+        if gelu_of_f32 || workspace < WORKSPACE_BYTES || ![5, 6, 7, 8].into_iter().all(aligned) {
             return NOT_SUPPORTED;
         }
         let mut algorithm = [0; 8];

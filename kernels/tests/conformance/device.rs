@@ -40,7 +40,7 @@ pub fn cuda_with_libraries() -> Option<&'static Cuda> {
 }
 
 fn emulated_symbol(name: &CStr) -> *const c_void {
-    scalert_ptx_emulator::driver::symbol(name.to_str().expect("function names are ASCII")).unwrap_or(std::ptr::null())
+    scalert_ptx_emulator::symbol(name.to_str().expect("function names are ASCII")).unwrap_or(std::ptr::null())
 }
 
 fn emulated() -> &'static Driver {
@@ -121,7 +121,7 @@ impl Cuda {
     }
 
     fn explain(&self, error: &CudaError) -> String {
-        let fault = self.emulated.then(scalert_ptx_emulator::driver::last_fault).flatten();
+        let fault = self.emulated.then(scalert_ptx_emulator::last_fault).flatten();
         fault.map_or_else(|| error.to_string(), |fault| format!("{error}\n{fault}"))
     }
 }

@@ -22,6 +22,7 @@ mod gemm_tiles;
 mod gemm_vendor;
 mod harness;
 mod layer_norm;
+mod layout;
 mod linear_cross_entropy;
 mod lion;
 mod math;

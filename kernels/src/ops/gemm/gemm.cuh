@@ -1,7 +1,10 @@
 // What the kernels of the matrix product share: their parameters, and the way from sums to c.
 #pragma once
-#include "activation.cuh"
+#include <cstdint>
 #include "dtype.cuh"
+#include "gelu.cuh"
+
+enum Activation { NONE, GELU_TANH, GELU_EXACT, GELU_TANH_BACKWARD, GELU_EXACT_BACKWARD };
 
 struct Matrix {
     char *data;
@@ -107,11 +110,11 @@ __device__ __forceinline__ void finish_group(const Parameters &p, const Place &p
         if (p.activation == GELU_TANH_BACKWARD) {
 #pragma unroll
             for (int i = 0; i < W; i++)
-                x[i] *= gelu_tanh_gradient(other[i]);
+                x[i] *= gelu_gradient<GeluKind::TANH>(other[i]);
         } else {
 #pragma unroll
             for (int i = 0; i < W; i++)
-                x[i] *= gelu_exact_gradient(other[i]);
+                x[i] *= gelu_gradient<GeluKind::EXACT>(other[i]);
         }
     }
     if (p.beta != 0.0f) {
@@ -135,11 +138,11 @@ __device__ __forceinline__ void finish_group(const Parameters &p, const Place &p
         if (p.activation == GELU_TANH) {
 #pragma unroll
             for (int i = 0; i < W; i++)
-                x[i] = gelu_tanh(x[i]);
+                x[i] = gelu<GeluKind::TANH>(x[i]);
         } else {
 #pragma unroll
             for (int i = 0; i < W; i++)
-                x[i] = gelu_exact(x[i]);
+                x[i] = gelu<GeluKind::EXACT>(x[i]);
         }
     }
     store_group(x, c, p.c_aligned, count);

@@ -61,7 +61,10 @@ template <typename T, int SIDE> struct Loader {
 // A block computes SIDE by SIDE of c; a thread 4 by 4 of each quarter, or of the whole if SIDE is 64.
 template <typename T, int SIDE> __device__ __forceinline__ void product(const Parameters &p) {
     constexpr int QUARTERS = SIDE / 64, MINE = 4 * QUARTERS, LINE = SIDE + 4;
-    __shared__ __align__(16) float a_tiles[2][STEP * LINE], b_tiles[2][STEP * LINE];
+    constexpr int TILE = STEP * LINE;
+    // Two tiles of each operand; at the end, 64 rows of sums.
+    __shared__ __align__(16) float shared[4 * TILE];
+    static_assert(64 * SIDE <= 4 * TILE, "the sums fit");
 
     int64_t tile_row, tile_column;
     tile_of_block((p.m + SIDE - 1) / SIDE, (p.n + SIDE - 1) / SIDE, tile_row, tile_column);
@@ -83,7 +86,7 @@ template <typename T, int SIDE> __device__ __forceinline__ void product(const Pa
         b.read();
     }
     for (int step = 0; step < steps; step++) {
-        float *a_tile = a_tiles[step % 2], *b_tile = b_tiles[step % 2];
+        float *a_tile = shared + step % 2 * 2 * TILE, *b_tile = a_tile + TILE;
         a.write(a_tile);
         b.write(b_tile);
         // The other pair of tiles is free after this too: everyone has left the step before.
@@ -110,21 +113,33 @@ template <typename T, int SIDE> __device__ __forceinline__ void product(const Pa
         }
     }
 
+    // Sums pass through shared memory, 64 rows at a time, so that a warp stores whole stretches of rows.
     Place place(p, batch);
 #pragma unroll
-    for (int i = 0; i < MINE; i++) {
+    for (int above = 0; above < QUARTERS; above++) {
+        __syncthreads();
 #pragma unroll
-        for (int quarter = 0; quarter < QUARTERS; quarter++) {
-            float x[4] = {sums[i][4 * quarter], sums[i][4 * quarter + 1], sums[i][4 * quarter + 2],
-                          sums[i][4 * quarter + 3]};
-            put<T>(p, place, batch, part, first_row + down + i / 4 * 64 + i % 4,
-                   first_column + across + 64 * quarter, x);
+        for (int i = 0; i < 4; i++) {
+#pragma unroll
+            for (int quarter = 0; quarter < QUARTERS; quarter++) {
+                const float *four = &sums[4 * above + i][4 * quarter];
+                *(float4 *)(shared + (down + i) * SIDE + across + 64 * quarter) =
+                    make_float4(four[0], four[1], four[2], four[3]);
+            }
+        }
+        __syncthreads();
+#pragma unroll 1
+        for (int i = threadIdx.x; i < 64 * SIDE / 4; i += THREADS) {
+            int row = i / (SIDE / 4), column = i % (SIDE / 4) * 4;
+            float4 four = *(const float4 *)(shared + row * SIDE + column);
+            float x[4] = {four.x, four.y, four.z, four.w};
+            put<T>(p, place, batch, part, first_row + 64 * above + row, first_column + column, x);
         }
     }
 }
 
 #define KERNEL(suffix, type)                                                                                           \
-    extern "C" __global__ __launch_bounds__(THREADS, 4) void gemm_simt_64x64_##suffix(                                 \
+    extern "C" __global__ __launch_bounds__(THREADS, 3) void gemm_simt_64x64_##suffix(                                 \
         const __grid_constant__ Parameters p) {                                                                        \
         product<type, 64>(p);                                                                                          \
     }

@@ -39,7 +39,8 @@ fn rows_at_once(product: &Product) -> usize {
 
 /// Bytes of workspace.
 pub(super) fn workspace(gemm: &Gemm<'_>, product: &Product, properties: &Properties) -> usize {
-    let sums = if fused(gemm, product).is_some() { 0 } else { own::sum_bytes(rows_at_once(product), product.n) };
+    let plain = matches!(fused(gemm, product), Some(Epilogue::None | Epilogue::Bias));
+    let sums = if plain { 0 } else { own::sum_bytes(rows_at_once(product), product.n) };
     library_bytes(properties) + sums
 }
 
@@ -195,29 +196,45 @@ impl Plan {
         if product.k == 0 || widened {
             return Ok(None);
         }
-        let epilogue = fused(gemm, product);
-        let whole = batch(product);
-        // Through the workspace there is a call for each matrix, at least.
-        let batch = if epilogue.is_some() { whole } else { Batch { count: 1, calls: product.batches() } };
-        let worthwhile = batch.calls <= MOST_CALLS
-            && (epilogue.is_some() || product.k >= LEAST_K && device.properties().capability >= 90);
-        if !asked && !worthwhile {
-            return Ok(None);
+        let fused = fused(gemm, product);
+        // What it does not take with a GELU of its own, it may take without.
+        let plain = matches!(fused, Some(Epilogue::None | Epilogue::Bias));
+        let candidates = [fused.map(Some), (!plain).then_some(None)];
+        for epilogue in candidates.into_iter().flatten() {
+            let plan = Plan::with(epilogue, product);
+            if (asked || plan.is_worthwhile(product, device)) && plan.is_taken(gemm, product, device)? {
+                return Ok(Some(plan));
+            }
         }
-        let plan = Plan { epilogue, batch };
-        let (driver, cublas_lt) = (device.driver(), device.cublas_lt());
+        Ok(None)
+    }
+
+    /// Through the workspace there is a call for each matrix, at least.
+    fn with(epilogue: Option<Epilogue>, product: &Product) -> Plan {
+        let single = Batch { count: 1, calls: product.batches() };
+        Plan { epilogue, batch: if epilogue.is_some() { batch(product) } else { single } }
+    }
+
+    /// Whether it is faster than the own kernels.
+    fn is_worthwhile(&self, product: &Product, device: &Device) -> bool {
+        let passes = product.k >= LEAST_K && device.properties().capability >= 90;
+        self.batch.calls <= MOST_CALLS && (self.epilogue.is_some() || passes)
+    }
+
+    fn is_taken(&self, gemm: &Gemm<'_>, product: &Product, device: &Device) -> Result<bool, CudaError> {
         // An address with the alignment that the workspace has.
         let pretended = Gpu::WORKSPACE_ALIGNMENT as u64;
-        let call = Call { gemm, product, properties: device.properties(), count: batch.count, workspace: pretended };
-        let taken = match epilogue {
+        let call =
+            Call { gemm, product, properties: device.properties(), count: self.batch.count, workspace: pretended };
+        let arguments = match self.epilogue {
             Some(epilogue) => call.arguments([0; BATCH_DIMS], epilogue, None),
             None => {
                 let part = product.part(gemm, [0; BATCH_DIMS], 0, rows_at_once(product));
                 Call { product: &part, ..call }.arguments([0; BATCH_DIMS], Epilogue::None, Some(pretended))
             }
         };
-        let Some((matmul, operands)) = taken else { return Ok(None) };
-        Ok(cublas_lt.takes(driver, &matmul, &operands)?.then_some(plan))
+        let Some((matmul, operands)) = arguments else { return Ok(false) };
+        device.cublas_lt().takes(device.driver(), &matmul, &operands)
     }
 
     /// Name for traces.

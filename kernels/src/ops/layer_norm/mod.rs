@@ -19,8 +19,10 @@ pub mod reference;
 pub(crate) mod rows;
 
 mod cpu;
+pub(crate) mod cuda;
 
 use crate::backend::cpu::Cpu;
+use crate::backend::cuda::{CudaError, Gpu, Properties};
 use crate::dtype::DType;
 use crate::ops::Op;
 use crate::view::{Invalid, View};
@@ -104,6 +106,10 @@ impl Op for LayerNormForward<'_> {
     fn cpu(&self, cpu: &Cpu<'_>) {
         cpu::forward(self, cpu);
     }
+
+    fn cuda(&self, gpu: &Gpu<'_>) -> Result<(), CudaError> {
+        cuda::forward(self, gpu)
+    }
 }
 
 impl Op for LayerNormBackward<'_> {
@@ -126,6 +132,14 @@ impl Op for LayerNormBackward<'_> {
 
     fn cpu(&self, cpu: &Cpu<'_>) {
         cpu::rows(self).run::<true>(cpu);
+    }
+
+    fn cuda_workspace(&self, properties: &Properties) -> usize {
+        cuda::backward_workspace(self, properties.shared_bytes as usize)
+    }
+
+    fn cuda(&self, gpu: &Gpu<'_>) -> Result<(), CudaError> {
+        cuda::backward(self, gpu)
     }
 }
 
