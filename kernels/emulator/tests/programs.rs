@@ -191,7 +191,7 @@ fn atomic_operations_of_each_kind() {
         let arguments = [Pointer(i), Pointer(u), Pointer(f), Pointer(d), Pointer(l), Pointer(h)];
         device.run(&PROGRAMS, "atomics", 2, 64, 0, &arguments).unwrap();
         assert_eq!(device.download::<i32>(i, 4), [127 * 64, -127, 127, 64]);
-        assert_eq!(device.download::<u32>(u, 6), [0, u32::MAX, 0, 128 % 10, (10 - 128 % 10) % 10, 256]);
+        assert_eq!(device.download::<u32>(u, 6), [0, u32::MAX, 0, 8, 2, 256]);
         assert_eq!(device.download::<f32>(f, 1), [64.0]);
         assert_eq!(device.download::<f64>(d, 1), [32.0]);
         assert_eq!(device.download::<u64>(l, 2), [128 << 33, 127 << 32]);

@@ -262,9 +262,8 @@ impl State {
         let round = round.map(|weight| WriteBack { master: destination, weight });
         queue.prepare(&copy)?;
         round.iter().try_for_each(|op| queue.prepare(op))?;
-        queue.run(&copy);
-        round.iter().for_each(|op| queue.run(op));
-        Ok(())
+        queue.run(&copy)?;
+        round.iter().try_for_each(|op| queue.run(op))
     }
 
     /// Sets the number of steps taken, which bias corrections and momentum depend on. Outside of a step.

@@ -111,8 +111,10 @@ impl Fill {
         let memory = owner.as_ref().map_or(&context.memory, |owner| &owner.memory);
         let block = self.pattern[..self.width].repeat(FILL_BLOCK / self.width);
         let (whole, rest) = (bytes / FILL_BLOCK, bytes % FILL_BLOCK);
-        let filled = memory.fill(self.to, &block, whole);
-        let filled = filled.and_then(|()| memory.fill(self.to + (whole * FILL_BLOCK) as u64, &block[..rest], 1));
+        let mut filled = memory.fill(self.to, &block, whole);
+        if rest > 0 {
+            filled = filled.and_then(|()| memory.fill(self.to + (whole * FILL_BLOCK) as u64, &block[..rest], 1));
+        }
         if filled.is_err() {
             fault::raise(context, fault::gone("fill", self.to));
         }
@@ -124,6 +126,9 @@ fn copy(to: (u64, Place), from: (u64, Place), bytes: usize, stream: usize) -> Re
     let stream = stream::resolve(stream, &context)?;
     if bytes == 0 {
         return Ok(());
+    }
+    if [to.0, from.0].iter().any(|address| address.checked_add(bytes as u64).is_none()) || bytes > isize::MAX as usize {
+        return Err(Status::INVALID_VALUE);
     }
     let (to, from) = (Side::checked(to.0, bytes, to.1)?, Side::checked(from.0, bytes, from.1)?);
     stream::enqueue(&stream, Work::Copy(Copy { to, from, bytes }))

@@ -21,12 +21,13 @@ pub(super) fn top() -> Option<usize> {
 
 /// Makes a handle current above what was.
 pub(super) fn push(handle: usize) {
-    STACK.with_borrow_mut(|stack| stack.push(handle));
+    // A thread that is ending has no stack any more: nothing is current there.
+    let _ = STACK.try_with(|stack| stack.borrow_mut().push(handle));
 }
 
 /// Removes the handle that is current.
 pub(super) fn pop() -> Option<usize> {
-    STACK.with_borrow_mut(Vec::pop)
+    STACK.try_with(|stack| stack.borrow_mut().pop()).ok().flatten()
 }
 
 /// The context that is current, alive and without a sticky error.

@@ -183,7 +183,24 @@ fn load_image(out: Out<usize>, image: In<u8>, logs: Option<Logs>) -> Result<(), 
     outcome.map_err(|error| error.0)
 }
 
+fn load_file(out: Out<usize>, path: &str) -> Result<(), Status> {
+    let context = current::context()?;
+    let out = out.required()?;
+    capture::refuse_unsafe_call()?;
+    let bytes = std::fs::read(path).map_err(|_| Status::FILE_NOT_FOUND)?;
+    if [ELF, FAT_BINARY, FAT_BINARY_WRAPPER].into_iter().any(|magic| bytes.starts_with(magic)) {
+        return Err(Status::NO_BINARY_FOR_GPU);
+    }
+    let text = std::str::from_utf8(&bytes).map_err(|_| Status::INVALID_IMAGE)?;
+    load(&context, out, text).map_err(|error| error.0)
+}
+
 exports! {
+    /// Loads PTX text from a file.
+    fn cuModuleLoad(module: Out<usize>, path: Text) {
+        load_file(module, path.get()?)
+    }
+
     /// Loads PTX text.
     fn cuModuleLoadData(module: Out<usize>, image: In<u8>) {
         load_image(module, image, None)

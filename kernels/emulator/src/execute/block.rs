@@ -26,7 +26,6 @@ struct Gathering {
     expected: u32,
     holds: u32,
     known: [u32; WARPS],
-    warps: u32,
 }
 
 /// What all warps of the running block share.
@@ -312,7 +311,6 @@ impl<'a> Block<'a> {
             gathering.holds += holds.count_ones();
         }
         let tick = warp.order.advance();
-        gathering.warps |= 1 << warp.index;
         gathering.known[warp.index as usize] = tick;
         for other in 0..WARPS {
             if other != warp.index as usize {
@@ -362,9 +360,7 @@ impl<'a> Block<'a> {
                 continue;
             }
             warp.order.synchronise(released, warp.live);
-            for other in (0..WARPS).filter(|&other| done.warps >> other & 1 == 1 || done.known[other] > 0) {
-                warp.order.known[other] = warp.order.known[other].max(done.known[other]);
-            }
+            warp.order.learn(warp.index, &done.known);
             warp.choose();
         }
     }

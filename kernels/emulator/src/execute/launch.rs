@@ -194,6 +194,7 @@ fn run_blocks(
             block.shared.clear();
         }
         block.shared.start(tick);
+        let count_of_warps = warps.len();
         for warp in &mut warps {
             for fixed in &per_block {
                 if let Fixed::BlockIndex(axis) = fixed.value {
@@ -202,7 +203,7 @@ fn run_blocks(
                 }
             }
             let lanes = (threads - warp.index * LANES as u32).min(LANES as u32);
-            warp.start(u32::MAX >> (LANES as u32 - lanes), tick);
+            warp.start(u32::MAX >> (LANES as u32 - lanes), tick, count_of_warps);
         }
         block.run(&mut warps)?;
         statistics.blocks += 1;

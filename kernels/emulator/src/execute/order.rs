@@ -19,14 +19,36 @@ pub(crate) struct Order {
     pairs: Option<Box<[[u32; 32]; 32]>>,
     /// Accesses of other warps before these ticks are ordered before this warp's.
     pub(crate) known: [u32; WARPS],
+    /// Accesses of any thread before this tick are ordered before this warp's.
+    floor: u32,
 }
 
 impl Order {
-    pub(crate) fn start(&mut self, tick: u32) {
+    pub(crate) fn start(&mut self, tick: u32, warps: usize) {
         self.tick = tick;
         self.whole = tick;
         self.pairs = None;
-        self.known = [tick; WARPS];
+        self.known = [u32::MAX; WARPS];
+        self.known[..warps].fill(tick);
+        self.floor = tick;
+    }
+
+    /// Takes over what a barrier tells of other warps. The own warp has just synchronised.
+    pub(crate) fn learn(&mut self, index: u32, known: &[u32; WARPS]) {
+        let mut floor = self.whole;
+        for (warp, (mine, theirs)) in self.known.iter_mut().zip(known).enumerate() {
+            *mine = (*mine).max(*theirs);
+            if warp != index as usize {
+                floor = floor.min(*mine);
+            }
+        }
+        self.floor = floor;
+    }
+
+    /// Accesses of any thread before this tick are ordered before this warp's.
+    #[inline(always)]
+    pub(crate) fn floor(&self) -> u32 {
+        self.floor
     }
 
     pub(crate) fn tick(&self) -> u32 {

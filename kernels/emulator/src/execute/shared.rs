@@ -55,6 +55,15 @@ impl Accessor<'_> {
     }
 }
 
+/// Notes a read; the last one of another warp is kept beside it.
+#[inline(always)]
+fn note_read(read: &mut Mark, other: &mut Mark, mark: Mark) {
+    if (*read ^ mark) >> 21 & 0x7ff != 0 {
+        *other = *read;
+    }
+    *read = mark;
+}
+
 /// The shared memory of the block that runs.
 #[derive(Default)]
 pub(crate) struct Shared {
@@ -107,6 +116,9 @@ impl Shared {
     #[inline(always)]
     pub(crate) fn read(&mut self, by: &Accessor<'_>, address: u64, bytes: usize) -> Result<usize, Hazard> {
         let range = self.range(address, bytes)?;
+        if bytes == 4 {
+            return self.read_word(by, range.start);
+        }
         let mut passed = 0;
         for byte in range.clone() {
             let write = self.writes[byte];
@@ -118,18 +130,43 @@ impl Shared {
         if self.races {
             let mark = by.mark();
             for byte in range {
-                let last = self.reads[byte];
-                if (last ^ mark) >> 21 & 0x7ff != 0 {
-                    self.others[byte] = last;
-                }
-                self.reads[byte] = mark;
+                note_read(&mut self.reads[byte], &mut self.others[byte], mark);
             }
         }
         Ok(address as usize)
     }
 
+    /// Four bytes, which mostly one thread has written and one warp has read.
+    #[inline(always)]
+    fn read_word(&mut self, by: &Accessor<'_>, start: usize) -> Result<usize, Hazard> {
+        let [first, second, third, fourth] = self.writes[start..start + 4] else { return Err(Hazard::OutOfBounds) };
+        self.check_read(by, start, first)?;
+        if first != second || first != third || first != fourth {
+            self.check_read(by, start + 1, second)?;
+            self.check_read(by, start + 2, third)?;
+            self.check_read(by, start + 3, fourth)?;
+        }
+        if self.races {
+            let mark = by.mark();
+            let reads = &mut self.reads[start..start + 4];
+            for (read, other) in reads.iter_mut().zip(&mut self.others[start..start + 4]) {
+                note_read(read, other, mark);
+            }
+        }
+        Ok(start)
+    }
+
     #[inline(always)]
     fn check_read(&self, by: &Accessor<'_>, byte: usize, write: Mark) -> Result<(), Hazard> {
+        let tick = (write >> 32) as u32;
+        if tick >= self.start && tick < by.order.floor() && write & PENDING == 0 {
+            return Ok(());
+        }
+        self.check_recent_write(by, byte, write)
+    }
+
+    /// A write that is not known to be ordered before everything now, if there is one.
+    fn check_recent_write(&self, by: &Accessor<'_>, byte: usize, write: Mark) -> Result<(), Hazard> {
         if (write >> 32) as u32 >= self.start {
             if write & PENDING != 0 {
                 return Err(Hazard::Pending { byte: byte as u64, thread: (write >> 16) as u32 & 0xffff });
@@ -146,9 +183,11 @@ impl Shared {
     #[inline(always)]
     pub(crate) fn write(&mut self, by: &Accessor<'_>, address: u64, bytes: usize, flags: u64) -> Result<usize, Hazard> {
         let range = self.range(address, bytes)?;
+        let floor = by.order.floor();
         for byte in range.clone() {
             let write = self.writes[byte];
-            if (write >> 32) as u32 >= self.start {
+            let recent = (write >> 32) as u32 >= floor || write & PENDING != 0;
+            if recent && (write >> 32) as u32 >= self.start {
                 let thread = (write >> 16) as u32 & 0xffff;
                 if write & PENDING != 0 {
                     return Err(Hazard::Pending { byte: byte as u64, thread });
@@ -162,7 +201,7 @@ impl Shared {
         if self.races {
             for byte in range.clone() {
                 for read in [self.reads[byte], self.others[byte]] {
-                    if (read >> 32) as u32 >= self.start && !by.follows(read, false) {
+                    if (read >> 32) as u32 >= floor && !by.follows(read, false) {
                         let thread = (read >> 16) as u32 & 0xffff;
                         return Err(Hazard::Race { byte: byte as u64, thread, wrote: false });
                     }

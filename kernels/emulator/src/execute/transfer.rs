@@ -164,9 +164,10 @@ fn load_from(
         return Ok(());
     }
     aligned(block, warp, mask, at, access.total())?;
+    let total = access.total();
+    let mut starts = [0; LANES];
     for lane in lanes(mask) {
-        let total = access.total();
-        let start = match access.region {
+        starts[lane] = match access.region {
             Region::Shared => {
                 let by = accessor(warp, lane, access.strong);
                 let found = block.shared.read(&by, at[lane], total);
@@ -175,15 +176,26 @@ fn load_from(
             Region::Parameter => parameter(block, warp, lane, at[lane], total, Use::Read)?,
             _ => local(block, warp, lane, at[lane], total, access.region, Use::Read)?,
         };
-        for (index, &register) in instruction.list.iter().enumerate() {
-            let range = start + index * bytes..start + (index + 1) * bytes;
-            let from = match access.region {
-                Region::Shared => &block.shared.bytes[range],
-                Region::Parameter => &block.params[range],
-                _ => &warp.local[range],
-            };
-            let value = scalar(from, bytes);
-            deliver(&mut warp.registers, register, lane, extend(value, access));
+    }
+    let Warp { registers, local, .. } = warp;
+    let from = match access.region {
+        Region::Shared => &block.shared.bytes[..],
+        Region::Parameter => block.params,
+        _ => &local[..],
+    };
+    for (index, &register) in instruction.list.iter().enumerate() {
+        let offset = index * bytes;
+        if bytes == 4 && register & 1 == 0 {
+            let row = registers.row_mut(register >> 1);
+            for lane in lanes(mask) {
+                let start = starts[lane] + offset;
+                row[lane] = u32::from_le_bytes([from[start], from[start + 1], from[start + 2], from[start + 3]]);
+            }
+            continue;
+        }
+        for lane in lanes(mask) {
+            let start = starts[lane] + offset;
+            deliver(registers, register, lane, extend(scalar(&from[start..start + bytes], bytes), access));
         }
     }
     Ok(())

@@ -75,12 +75,12 @@ impl Warp {
     }
 
     /// Starts all lanes of a mask at the first instruction.
-    pub(crate) fn start(&mut self, mask: u32, tick: u32) {
+    pub(crate) fn start(&mut self, mask: u32, tick: u32, warps: usize) {
         self.others.clear();
         self.attention = u32::MAX;
         (self.live, self.initial) = (mask, mask);
         self.copies.clear();
-        self.order.start(tick);
+        self.order.start(tick, warps);
         self.executed = 0;
         self.now = Group { pc: 0, mask, blocked: Blocked::No, since: tick, split: u32::MAX };
     }

@@ -104,6 +104,7 @@ api! {
     cuEventQuery(event: usize);
     cuEventSynchronize(event: usize);
     cuEventElapsedTime(milliseconds: *mut f32, start: usize, end: usize);
+    cuModuleLoad(module: *mut usize, path: *const c_char);
     cuModuleLoadData(module: *mut usize, image: *const c_void);
     cuModuleLoadDataEx(
         module: *mut usize,

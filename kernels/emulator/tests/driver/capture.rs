@@ -252,6 +252,49 @@ fn the_mode_says_which_threads_are_disturbed() {
 }
 
 #[test]
+fn threads_capture_at_the_same_time() {
+    let session = Session::new();
+    let (function, context) = (session.function("add"), session.context);
+    let one = session.upload(&[1.0]);
+    let capture = move |sum: u64| {
+        assert_eq!(cuCtxPushCurrent_v2(context), SUCCESS);
+        let mut stream = 0;
+        assert_eq!(cuStreamCreate(&mut stream, 1), SUCCESS);
+        for _ in 0..20 {
+            begin(stream, THREAD_LOCAL);
+            (0..3).for_each(|_| assert_eq!(add(function, stream, [one, sum, sum], 1), SUCCESS));
+            let graph = end(stream).unwrap();
+            assert_eq!(shape(graph), (vec![0, 0, 0], 2));
+            let exec = instantiate(graph);
+            assert_eq!(cuGraphDestroy(graph), SUCCESS);
+            assert_eq!(cuGraphLaunch(exec, stream), SUCCESS);
+            assert_eq!(cuStreamSynchronize(stream), SUCCESS);
+            assert_eq!(cuGraphExecDestroy(exec), SUCCESS);
+            assert_eq!(cuMemAlloc_v2(&mut 0, 16), SUCCESS);
+        }
+    };
+    let sums: Vec<u64> = (0..4).map(|_| session.upload(&[0.0])).collect();
+    let threads: Vec<_> = sums.iter().copied().map(|sum| std::thread::spawn(move || capture(sum))).collect();
+    threads.into_iter().for_each(|thread| thread.join().unwrap());
+    sums.iter().for_each(|sum| assert_eq!(session.download(*sum, 1), [60.0]));
+}
+
+#[test]
+fn what_no_graph_holds_is_refused() {
+    let session = Session::new();
+    let stream = session.stream();
+    let mut ordered = 0;
+    assert_eq!(cuMemAllocAsync(&mut ordered, 4, stream), SUCCESS);
+    begin(stream, RELAXED);
+    assert_eq!(cuMemAllocAsync(&mut 0, 4, stream), CAPTURE_UNSUPPORTED);
+    assert_eq!(end(stream), Err(CAPTURE_INVALIDATED));
+    begin(stream, RELAXED);
+    assert_eq!(cuMemFreeAsync(ordered, stream), CAPTURE_UNSUPPORTED);
+    assert_eq!(end(stream), Err(CAPTURE_INVALIDATED));
+    assert_eq!(cuMemFreeAsync(ordered, stream), SUCCESS, "it was not freed");
+}
+
+#[test]
 fn a_graph_finds_memory_that_was_freed() {
     let session = Session::new();
     let stream = session.stream();

@@ -109,11 +109,13 @@ fn copies_and_fills_stay_within_allocations() {
     assert_eq!(cuMemsetD8Async(address + 9, 9, 2, 0), INVALID_VALUE);
     assert_eq!(cuMemcpyAsync(pointer as u64 + 2, address, 10, 0), SUCCESS);
     assert_eq!(host, [7, 7, 7, 7, 2, 1, 2, 1, 7, 7, 7, 9, 7, 7, 7, 7]);
-    let large = session.allocate(9001);
-    assert_eq!(cuMemsetD8Async(large, 3, 9001, 0), SUCCESS);
-    let mut back = vec![0_u8; 9001];
-    assert_eq!(cuMemcpyDtoH_v2(back.as_mut_ptr().cast(), large, 9001), SUCCESS);
-    assert!(back.iter().all(|byte| *byte == 3));
+    for bytes in [4095, 4096, 4097, 8192, 9001] {
+        let large = session.allocate(bytes);
+        assert_eq!(cuMemsetD8Async(large, 3, bytes, 0), SUCCESS);
+        let mut back = vec![0_u8; bytes];
+        assert_eq!(cuMemcpyDtoH_v2(back.as_mut_ptr().cast(), large, bytes), SUCCESS);
+        assert!(back.iter().all(|byte| *byte == 3), "{bytes}");
+    }
 }
 
 #[test]

@@ -26,6 +26,19 @@ fn only_text_that_the_device_understands_is_taken() {
 }
 
 #[test]
+fn a_text_may_come_from_a_file() {
+    let _session = Session::new();
+    let file = std::env::temp_dir().join(format!("emulator-module-{}.ptx", std::process::id()));
+    let path = CString::new(file.to_str().expect("a name in UTF-8")).unwrap();
+    std::fs::write(&file, KERNELS).expect("it is written");
+    assert_eq!(cuModuleLoad(&mut 0, path.as_ptr()), SUCCESS);
+    std::fs::write(&file, b"\x7fELF").expect("it is written");
+    assert_eq!(cuModuleLoad(&mut 0, path.as_ptr()), NO_BINARY_FOR_GPU);
+    std::fs::remove_file(&file).expect("it was there");
+    assert_eq!(cuModuleLoad(&mut 0, path.as_ptr()), 301);
+}
+
+#[test]
 fn what_is_wrong_with_a_text_is_told() {
     let _session = Session::new();
     let text = CString::new(KERNELS.replace("add.f32", "frobnicate.f32")).unwrap();

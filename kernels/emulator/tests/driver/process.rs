@@ -56,6 +56,8 @@ unsafe extern "C" {
     fn dlsym(library: *mut c_void, name: *const c_char) -> *mut c_void;
     fn atexit(function: extern "C" fn()) -> i32;
     fn _exit(code: i32) -> !;
+    fn fork() -> i32;
+    fn waitpid(process: i32, status: *mut i32, options: i32) -> i32;
 }
 
 #[test]
@@ -95,6 +97,30 @@ fn until_the_end() {
     assert_eq!(unsafe { atexit(ask_late) }, 0);
     assert_eq!(cuInit(0), SUCCESS);
     assert_eq!(cuDeviceGetCount(&mut 0), SUCCESS);
+}
+
+#[test]
+fn a_forked_process_has_no_driver() {
+    assert_passes("a_fork", &[]);
+}
+
+#[test]
+#[ignore = "forks its process"]
+fn a_fork() {
+    let session = Session::new();
+    // SAFETY: the child makes calls that take no lock which another thread could hold, and ends.
+    let child = unsafe { fork() };
+    if child == 0 {
+        let outcomes = [cuInit(0), cuDeviceGetCount(&mut 0), cuCtxSynchronize()];
+        let code = if outcomes == [NOT_INITIALIZED; 3] { SAW_IT } else { 1 };
+        // SAFETY: it ends the process at once.
+        unsafe { _exit(code) }
+    }
+    let mut status = 0;
+    // SAFETY: the child is one of this process, and the status has room.
+    assert_eq!(unsafe { waitpid(child, &mut status, 0) }, child);
+    assert_eq!(status >> 8, SAW_IT);
+    session.allocate(4);
 }
 
 #[test]
