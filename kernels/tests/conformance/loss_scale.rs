@@ -62,6 +62,7 @@ fn products_are_rounded_alike() {
         run_identically(|target, threads| {
             let state = state(initial);
             for overflow in [0, 1, 1, 0, 0] {
+                let nonfinite = words(&[overflow]);
                 let op = LossScale {
                     growth_factor: growth.max(1.1),
                     backoff_factor: backoff.max(0.1),
@@ -69,7 +70,7 @@ fn products_are_rounded_alike() {
                     maximum: 1e30,
                     growth_interval: 1,
                     hysteresis: 1,
-                    nonfinite: words(&[overflow]).view(),
+                    nonfinite: nonfinite.view(),
                     state: state.view(),
                 };
                 run_with(&op, target, threads);

@@ -90,16 +90,20 @@ fn a_trajectory_is_that_of_pytorch() {
 #[test]
 fn a_control_block_decides() {
     for momentum in [0.0, 0.9] {
-        let call = |state, t| sgd(state, momentum, 0.0, momentum > 0.0, 0.1, t);
+        let nesterov = momentum > 0.0;
         assert_controlled(
             usize::from(momentum > 0.0),
             |state, step, gradient_scale, target| {
-                let op = Sgd { gradient_scale, first_step: step == 1, ..call(state, 1) };
+                let op = Sgd { gradient_scale, first_step: step == 1, ..sgd(state, momentum, 0.0, nesterov, 0.1, 1) };
                 run_with(&op, target, 1);
             },
             |state, control, target| {
                 // Not the first step, says the call.
-                let op = Sgd { gradient_scale: 7.0, control: Some(control.view()), ..call(state, 2) };
+                let op = Sgd {
+                    gradient_scale: 7.0,
+                    control: Some(control.view()),
+                    ..sgd(state, momentum, 0.0, nesterov, 0.1, 2)
+                };
                 run_with(&op, target, 1);
             },
         );
