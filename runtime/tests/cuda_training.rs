@@ -307,17 +307,18 @@ fn a_graph_goes_on_as_calls_do() {
             model.give(tensors);
             model.state.step(&model.stream, &model.step_desc()).unwrap();
         };
-        // Kernels are loaded, and a restart is taken once, in the graph.
+        tensors.iter().flatten().for_each(|tensor| elements(tensor).fill(0.25));
+        // A restart is taken once, in the graph.
         step(&replayed, &tensors[1]);
         step(&eager, &tensors[0]);
         eager.state.set_step(10).unwrap();
         replayed.state.set_step(10).unwrap();
         let (mut graph, mut executable) = (null_mut::<c_void>(), null_mut::<c_void>());
         const GLOBAL: c_int = 0;
-        driver!("cuStreamBeginCapture", *mut c_void, c_int)((native, GLOBAL));
+        driver!("cuStreamBeginCapture_v2", *mut c_void, c_int)((native, GLOBAL));
         step(&replayed, &tensors[1]);
         driver!("cuStreamEndCapture", *mut c_void, *mut *mut c_void)((native, &mut graph));
-        driver!("cuGraphInstantiate", *mut *mut c_void, *mut c_void, u64)((&mut executable, graph, 0));
+        driver!("cuGraphInstantiateWithFlags", *mut *mut c_void, *mut c_void, u64)((&mut executable, graph, 0));
         let mut rng = Rng(3);
         for replay in 0..6 {
             let skips = replay == 2;

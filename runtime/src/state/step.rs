@@ -253,15 +253,17 @@ impl State {
         let update = scaler.as_ref().map(|s| s.update(decision.skipped()));
         let rates = Rates { learning_rate: figures.learning_rate, control: Some(decision.control()) };
 
-        // All that can be refused comes before all that changes something.
-        for (g, group) in inner.groups.iter().enumerate() {
-            queue.prepare(&Fill { value: 0.0, y: group.gradients() })?;
-            queue.prepare(&inner.square_sum(group))?;
-            queue.prepare(&inner.search(g))?;
+        // All that can be refused comes before all that changes something, and before what takes a workspace.
+        for group in &inner.groups {
             group.update(&rates).prepare(&mut queue)?;
+            queue.prepare(&Fill { value: 0.0, y: group.gradients() })?;
         }
         queue.prepare(&decide)?;
         update.iter().try_for_each(|op| queue.prepare(op))?;
+        for (g, group) in inner.groups.iter().enumerate() {
+            queue.prepare(&inner.square_sum(group))?;
+            queue.prepare(&inner.search(g))?;
+        }
 
         inner.clear(&mut queue)?;
         if inner.machine.micros() == 0 {
