@@ -3,6 +3,7 @@
 use crate::buffer::Buffer;
 use crate::ceiling::{Ceiling, Traffic};
 use crate::measure::Case;
+use scalert_runtime::device::DeviceKind;
 use scalert_runtime::ops::Op;
 use scalert_runtime::ops::accumulate::Accumulate;
 use scalert_runtime::ops::adamw::AdamW;
@@ -12,7 +13,7 @@ use scalert_runtime::ops::cast::{Cast, Rounding};
 use scalert_runtime::ops::cross_entropy::CrossEntropy;
 use scalert_runtime::ops::exact_sum::ExactSum;
 use scalert_runtime::ops::gelu::{GeluBackward, GeluForward, GeluKind};
-use scalert_runtime::ops::gemm::{Activation, Compute, Gemm};
+use scalert_runtime::ops::gemm::{Activation, Compute, Gemm, Implementation};
 use scalert_runtime::ops::layer_norm::{LayerNormBackward, LayerNormForward};
 use scalert_runtime::ops::linear_cross_entropy::LinearCrossEntropy;
 use scalert_runtime::ops::lion::Lion;
@@ -117,6 +118,8 @@ pub(crate) struct Sizes {
     loss: (usize, usize),
     gemm: &'static [Product],
     attention: &'static [(Heads, DType)],
+    /// Whose kernels, where there is a choice.
+    implementation: &'static [Implementation],
 }
 
 impl Sizes {
@@ -135,6 +138,7 @@ impl Sizes {
             (1024, 768, 50304, false, true),
         ],
         attention: &[((4, 1024, 12, 64), BF16), ((8, 256, 6, 64), BF16), ((8, 256, 6, 64), F32)],
+        implementation: &[Implementation::Auto],
     };
 
     pub(crate) const CUDA: Sizes = Sizes {
@@ -152,6 +156,7 @@ impl Sizes {
             (8192, 768, 50304, false, true),
         ],
         attention: &[((4, 4096, 16, 128), BF16), ((1, 16384, 16, 128), BF16), ((8, 1024, 12, 64), BF16)],
+        implementation: &[Implementation::Auto, Implementation::Own],
     };
 }
 
@@ -426,10 +431,12 @@ fn losses(cases: &mut Cases, sizes: &Sizes, simd: SimdLevel) {
 }
 
 fn gemms(cases: &mut Cases, sizes: &Sizes, simd: SimdLevel) {
-    for dtype in [F32, BF16, F16] {
+    let dtypes = [F32, BF16, F16].into_iter().flat_map(|d| sizes.implementation.iter().map(move |i| (d, *i)));
+    for (dtype, implementation) in dtypes {
         for &(m, k, n, transpose_a, transpose_b) in sizes.gemm {
             let letter = |t| if t { 't' } else { 'n' };
-            let name = format!("gemm {dtype} {}{} {m}x{k}x{n}", letter(transpose_a), letter(transpose_b));
+            let own = if implementation == Implementation::Own { " own" } else { "" };
+            let name = format!("gemm {dtype} {}{} {m}x{k}x{n}{own}", letter(transpose_a), letter(transpose_b));
             add(cases, name, move |stream, name| {
                 let (a_shape, b_shape) =
                     (if transpose_a { [k, m] } else { [m, k] }, if transpose_b { [n, k] } else { [k, n] });
@@ -448,8 +455,13 @@ fn gemms(cases: &mut Cases, sizes: &Sizes, simd: SimdLevel) {
                     activation: Activation::None,
                     pre_activation: None,
                     compute: Compute::Default,
+                    implementation,
                 };
-                let ceiling = if dtype == BF16 { Ceiling::Bf16Dot(simd) } else { Ceiling::Fma(simd) };
+                let ceiling = if dtype == BF16 || (dtype == F16 && stream.runtime().device() == DeviceKind::Cuda) {
+                    Ceiling::Bf16Dot(simd)
+                } else {
+                    Ceiling::Fma(simd)
+                };
                 arithmetic(stream, name, (2.0 * (m * k * n) as f64, ceiling), vec![a, b, c], vec![call(op)])
             });
         }

@@ -90,8 +90,13 @@ impl Stream {
     /// # Safety
     /// Both addresses have that many bytes, which do not overlap and which nothing else writes until the work is done.
     pub unsafe fn copy(&self, to: *mut u8, from: *const u8, bytes: usize) -> Result<()> {
+        let mut queue = self.begin()?;
+        if let Some(native) = queue.native {
+            native.expect_capturable("to", to)?;
+            native.expect_capturable("from", from)?;
+        }
         // SAFETY: the caller's promise.
-        unsafe { self.begin()?.copy(to, from, bytes) }
+        unsafe { queue.copy(to, from, bytes) }
     }
 
     /// Takes the stream for a sequence of operations.
@@ -139,7 +144,10 @@ impl Queue<'_> {
         let refused = |invalid| Error::refused(O::NAME, invalid);
         op.check().map_err(refused)?;
         let bytes = match self.native {
-            Some(native) => op.cuda_workspace(native.context().device().properties()),
+            Some(native) => {
+                expect_reachable(native, op).map_err(|error| in_front(&format!("{}: ", O::NAME), error))?;
+                op.cuda_workspace(native.context().device().properties())
+            }
             None => {
                 op.check_elements().map_err(refused)?;
                 op.workspace(self.runtime.threads() as usize)
@@ -246,6 +254,17 @@ impl Queue<'_> {
             }
         }
     }
+}
+
+/// Requires every tensor of an operation to lie where the device reaches it.
+fn expect_reachable<O: Op>(native: &NativeStream, op: &O) -> Result<()> {
+    let mut outcome = Ok(());
+    op.views(&mut |argument, view| {
+        if outcome.is_ok() {
+            outcome = native.context().expect_reachable(argument, view);
+        }
+    });
+    outcome
 }
 
 fn in_front(place: &str, mut error: Error) -> Error {

@@ -32,7 +32,9 @@ pub(crate) const TF32: Format = Format { mantissa: 10, exponent: 8 };
 /// The NaN that the device returns for f32.
 #[inline(always)]
 pub(crate) fn canonical(value: f32) -> f32 {
-    if value.is_nan() { f32::from_bits(0x7fff_ffff) } else { value }
+    // On bits: for the compiler one NaN is as good as another.
+    let bits = value.to_bits();
+    f32::from_bits(if bits & 0x7fff_ffff > 0x7f80_0000 { 0x7fff_ffff } else { bits })
 }
 
 /// Zero of the same sign for a subnormal.

@@ -219,3 +219,42 @@ fn spinning_threads_make_progress() {
     device.run(&PROGRAMS, "flag", 1, 64, 0, &[Pointer(out)]).unwrap();
     assert_eq!(device.download::<i32>(out, 32), [5; 32]);
 }
+
+#[test]
+fn several_host_threads_launch_at_once() {
+    let device = Device::new();
+    let n = 4096usize;
+    let x: Vec<f32> = (0..n).map(|i| i as f32).collect();
+    let dx = device.upload(&x);
+    std::thread::scope(|scope| {
+        for thread in 0..4 {
+            let device = &device;
+            scope.spawn(move || {
+                for round in 0..10 {
+                    let (z, scale) = (device.empty(4 * n), (thread * 10 + round) as f32);
+                    let arguments = [Pointer(z), Pointer(dx), Pointer(dx), Float(scale), Int(n as i32)];
+                    device.run(&PROGRAMS, "axpy", n as u32 / 128, 128, 0, &arguments).unwrap();
+                    let expected: Vec<f32> = (0..n).map(|i| scale * i as f32 + i as f32).collect();
+                    assert_eq!(device.download::<f32>(z, n), expected);
+                    assert_eq!(device.memory.free(z), Ok(4 * n));
+                }
+            });
+        }
+    });
+    assert_eq!(device.memory.live(), (1, 4 * n));
+}
+
+#[test]
+fn host_memory_is_visible_once_it_is_registered() {
+    let device = Device::new();
+    let mut host = vec![0f32; 64];
+    let (address, y) = (host.as_mut_ptr() as u64, device.upload(&[2f32; 64]));
+    let arguments = [Pointer(address), Pointer(y), Pointer(y), Float(1.0), Int(64)];
+    let fault = device.run(&PROGRAMS, "axpy", 1, 64, 0, &arguments).unwrap_err();
+    assert_eq!(fault.kind, FaultKind::OutOfBounds);
+    device.memory.register(address, 256);
+    assert_eq!(device.memory.find(address + 9), Some((address, 256)));
+    device.run(&PROGRAMS, "axpy", 1, 64, 0, &arguments).unwrap();
+    assert!(device.memory.unregister(address) && !device.memory.unregister(address));
+    assert_eq!(host, [4.0; 64]);
+}

@@ -48,6 +48,14 @@ impl Context {
         self.check(cleared.and(destroyed))
     }
 
+    /// Blocks until all work in the context is done, as far as it still works.
+    pub(crate) fn settle(&self) {
+        if let Some(_entered) = self.enter_to_release() {
+            // SAFETY: waits. A failure is that of earlier work, which the next call on the context returns.
+            let _ = self.check(unsafe { self.driver().context_synchronize() });
+        }
+    }
+
     /// Pins host memory for all contexts.
     ///
     /// # Safety
@@ -55,8 +63,9 @@ impl Context {
     pub(crate) unsafe fn pin(&self, memory: NonNull<u8>, bytes: usize) -> Result<()> {
         let _entered = self.enter()?;
         const PORTABLE: u32 = 1;
+        const DEVICE_MAP: u32 = 2;
         // SAFETY: the caller's promise.
-        self.check(unsafe { self.driver().host_register(memory.as_ptr().cast(), bytes, PORTABLE) })
+        self.check(unsafe { self.driver().host_register(memory.as_ptr().cast(), bytes, PORTABLE | DEVICE_MAP) })
     }
 
     /// Unpins host memory.

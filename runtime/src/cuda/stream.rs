@@ -1,5 +1,6 @@
 //! Streams of the driver: the host's, or made here.
 
+use super::context::Place;
 use super::failure::code;
 use super::{Context, NativeEvent};
 use crate::error::{Error, Result};
@@ -109,6 +110,17 @@ impl NativeStream {
             Capture::None => Ok(()),
             _ => Err(Error::precondition(format!("the stream is being captured into a graph: {what}"))),
         }
+    }
+
+    /// Refuses, while the stream is captured, memory that a graph cannot copy: host memory that is not pinned may be gone
+    /// or elsewhere when the graph runs. The context is entered.
+    pub(crate) fn expect_capturable(&self, argument: &str, address: *const u8) -> Result<()> {
+        if self.capture()? == Capture::None || self.context.place(address)? != Place::Host {
+            return Ok(());
+        }
+        Err(Error::precondition(format!(
+            "{argument}: the stream is being captured into a graph, which cannot copy host memory that is not pinned"
+        )))
     }
 
     /// Blocks until everything enqueued so far is done. The context is entered.

@@ -297,6 +297,12 @@ impl Block {
     fn release(&mut self) {
         let bytes = self.bytes();
         let source = std::mem::replace(&mut self.source, Source::Nothing);
+        // The driver gives its own memory back when work is done with it. What others free must wait for that.
+        if let (Source::Hook | Source::Pinned, Some(context)) = (source, &self.memory.cuda)
+            && self.tier != Tier::Host
+        {
+            context.settle();
+        }
         // SAFETY: the memory came from this source with these arguments, and the block's owner is done with it.
         unsafe {
             match source {

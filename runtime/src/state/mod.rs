@@ -262,7 +262,8 @@ impl State {
         queue.prepare(&copy)?;
         round.iter().try_for_each(|op| queue.prepare(op))?;
         queue.run(&copy)?;
-        round.iter().try_for_each(|op| queue.run(op))
+        round.iter().try_for_each(|op| queue.run(op))?;
+        Ok(())
     }
 
     /// Sets the number of steps taken, which bias corrections and momentum depend on. Outside of a step. The next call of

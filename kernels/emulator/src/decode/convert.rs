@@ -249,7 +249,7 @@ impl Conversion {
 
     fn finish(self, value: f64) -> u64 {
         let value = if self.saturates { saturate64(value) } else { value };
-        let value = if self.relu && value < 0.0 { 0.0 } else { value };
+        let value = if self.relu && value.is_sign_negative() && !value.is_nan() { 0.0 } else { value };
         match self.to {
             Type::F64 => value.to_bits(),
             Type::F16 => u64::from(narrow(value, F16, self.rounding)),

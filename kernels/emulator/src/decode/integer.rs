@@ -26,7 +26,8 @@ pub(super) fn decode(b: &mut Builder<'_>, op: &Opcode<'_>, statement: &Statement
     let carries = matches!(op.name, "addc" | "subc" | "madc");
     match op.name {
         "and" | "or" | "xor" | "not" | "shl" | "shr" | "popc" | "clz" | "brev" | "bfe" | "bfi" | "bfind" | "prmt"
-        | "lop3" | "shf" | "cnot" | "fns" | "dp4a" | "sad" | "mul24" | "mad24" | "addc" | "subc" | "madc" | "rem" => {}
+        | "lop3" | "shf" | "cnot" | "bmsk" | "szext" | "dp4a" | "sad" | "mul24" | "mad24" | "addc" | "subc"
+        | "madc" | "rem" => {}
         "add" | "sub" | "mul" | "mad" | "div" | "abs" | "neg" | "min" | "max" => {
             if op.types().iter().any(|of| !of.integer()) {
                 return Ok(false);
@@ -42,6 +43,7 @@ pub(super) fn decode(b: &mut Builder<'_>, op: &Opcode<'_>, statement: &Statement
         | "lop3" | "shf" | "cnot" => bits(b, op, statement),
         "mul" | "mad" | "mul24" | "mad24" => multiply(b, op, statement),
         "dp4a" => dot(b, op, statement),
+        "bmsk" | "szext" => masks(b, op, statement),
         _ => arithmetic(b, op, statement),
     }
 }
@@ -349,6 +351,28 @@ fn insertion(b: &mut Builder<'_>, of: Type, statement: &Statement) -> Decoded<bo
     instruction.list = Box::from([b.source(count, Type::U32)?]);
     b.push(statement, instruction);
     Ok(true)
+}
+
+/// `bmsk`: bits from `a` on, `b` of them. `szext`: the lowest `b` bits, extended.
+fn masks(b: &mut Builder<'_>, op: &Opcode<'_>, statement: &Statement) -> Decoded<bool> {
+    let wraps = op.one_of(&["wrap", "clamp"]).ok_or("a mask needs .wrap or .clamp")? == "wrap";
+    let of = single(op)?;
+    let alu = match (op.name, wraps, of) {
+        ("bmsk", true, _) => binary(|at: u32, count: u32| mask(at & 31, count & 31)),
+        ("bmsk", false, _) => binary(|at: u32, count: u32| mask(at.min(32), count.min(32))),
+        ("szext", true, Type::U32) => binary(|a: u32, n: u32| a & mask(0, n & 31)),
+        ("szext", false, Type::U32) => binary(|a: u32, n: u32| a & mask(0, n.min(32))),
+        ("szext", true, Type::S32) => binary(|a: i32, n: u32| extract(u64::from(a as u32), 32, 0, n & 31, true) as u32),
+        ("szext", false, Type::S32) => {
+            binary(|a: i32, n: u32| extract(u64::from(a as u32), 32, 0, n.min(32), true) as u32)
+        }
+        _ => return Err("this type is not supported".to_string()),
+    };
+    b.alu(statement, alu, of, &[of, Type::U32])
+}
+
+fn mask(at: u32, count: u32) -> u32 {
+    (((1u64 << count) - 1) << at) as u32
 }
 
 fn lookup(b: &mut Builder<'_>, op: &Opcode<'_>, statement: &Statement) -> Decoded<bool> {

@@ -11,6 +11,7 @@ mod matrix;
 mod memory;
 mod moves;
 pub(crate) mod opcode;
+mod operands;
 mod warp;
 
 use crate::module::{Entry, Param, Stored};

@@ -116,8 +116,11 @@ impl Shared {
     #[inline(always)]
     pub(crate) fn read(&mut self, by: &Accessor<'_>, address: u64, bytes: usize) -> Result<usize, Hazard> {
         let range = self.range(address, bytes)?;
-        if bytes == 4 {
-            return self.read_word(by, range.start);
+        if bytes.is_multiple_of(4) {
+            for start in range.step_by(4) {
+                self.read_word(by, start)?;
+            }
+            return Ok(address as usize);
         }
         let mut passed = 0;
         for byte in range.clone() {
@@ -138,7 +141,7 @@ impl Shared {
 
     /// Four bytes, which mostly one thread has written and one warp has read.
     #[inline(always)]
-    fn read_word(&mut self, by: &Accessor<'_>, start: usize) -> Result<usize, Hazard> {
+    fn read_word(&mut self, by: &Accessor<'_>, start: usize) -> Result<(), Hazard> {
         let [first, second, third, fourth] = self.writes[start..start + 4] else { return Err(Hazard::OutOfBounds) };
         self.check_read(by, start, first)?;
         if first != second || first != third || first != fourth {
@@ -153,7 +156,7 @@ impl Shared {
                 note_read(read, other, mark);
             }
         }
-        Ok(start)
+        Ok(())
     }
 
     #[inline(always)]

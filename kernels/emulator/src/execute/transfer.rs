@@ -90,6 +90,14 @@ fn scalar(from: &[u8], bytes: usize) -> u64 {
     }
 }
 
+#[inline(always)]
+fn word(from: &[u8], start: usize) -> u32 {
+    match from[start..].first_chunk() {
+        Some(bytes) => u32::from_le_bytes(*bytes),
+        None => 0,
+    }
+}
+
 /// The thread of a lane, for shared memory.
 pub(crate) fn accessor(warp: &Warp, lane: usize, strong: bool) -> Accessor<'_> {
     let strong = if strong { STRONG } else { 0 };
@@ -189,7 +197,7 @@ fn load_from(
             let row = registers.row_mut(register >> 1);
             for lane in lanes(mask) {
                 let start = starts[lane] + offset;
-                row[lane] = u32::from_le_bytes([from[start], from[start + 1], from[start + 2], from[start + 3]]);
+                row[lane] = word(from, start);
             }
             continue;
         }

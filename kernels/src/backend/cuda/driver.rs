@@ -62,12 +62,15 @@ impl std::fmt::Display for CudaError {
 
 impl std::error::Error for CudaError {}
 
+/// cuGetErrorName and cuGetErrorString.
+type ErrorText = unsafe extern "C" fn(c_int, *mut *const c_char) -> c_int;
+
 macro_rules! functions {
     ($($(#[$doc:meta])* fn $name:ident = $symbol:literal($($argument:ident: $type:ty),*);)*) => {
         /// The functions of one driver.
         pub struct Driver {
-            error_name: unsafe extern "C" fn(c_int, *mut *const c_char) -> c_int,
-            error_string: unsafe extern "C" fn(c_int, *mut *const c_char) -> c_int,
+            error_name: ErrorText,
+            error_string: ErrorText,
             $($name: unsafe extern "C" fn($($type),*) -> c_int,)*
         }
 
@@ -85,8 +88,8 @@ macro_rules! functions {
                 // CUDA driver API fixes.
                 unsafe {
                     Ok(Driver {
-                        error_name: std::mem::transmute::<*const c_void, _>(find("cuGetErrorName")?),
-                        error_string: std::mem::transmute::<*const c_void, _>(find("cuGetErrorString")?),
+                        error_name: std::mem::transmute::<*const c_void, ErrorText>(find("cuGetErrorName")?),
+                        error_string: std::mem::transmute::<*const c_void, ErrorText>(find("cuGetErrorString")?),
                         $($name: std::mem::transmute::<*const c_void, unsafe extern "C" fn($($type),*) -> c_int>(
                             find($symbol)?,
                         ),)*
@@ -261,7 +264,7 @@ impl Driver {
 
     /// The error of a code that `call` returned.
     pub fn error(&self, call: &'static str, code: i32) -> CudaError {
-        let text = |function: unsafe extern "C" fn(c_int, *mut *const c_char) -> c_int| {
+        let text = |function: ErrorText| {
             let mut text = std::ptr::null();
             // SAFETY: writes a pointer to a static string, or leaves null for a code that it does not know.
             unsafe {

@@ -53,6 +53,8 @@ pub struct Accumulate<'a> {
 impl Op for Accumulate<'_> {
     const NAME: &'static str = "accumulate";
 
+    views!(x, y, nonfinite; square_sum, overflow);
+
     fn check(&self) -> Result<(), Invalid> {
         self.x.expect_dtype("x", &DType::FLOATS)?;
         self.x.expect_rows("x")?;

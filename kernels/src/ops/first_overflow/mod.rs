@@ -60,6 +60,8 @@ impl FirstOverflow<'_> {
 impl Op for FirstOverflow<'_> {
     const NAME: &'static str = "first_overflow";
 
+    views!(gradient, ranges, control);
+
     fn check(&self) -> Result<(), Invalid> {
         self.gradient.expect_dtype("gradient", &[DType::F32])?;
         self.gradient.expect_ndim("gradient", 1, 1)?;

@@ -80,6 +80,8 @@ pub struct LossScale<'a> {
 impl Op for LossScale<'_> {
     const NAME: &'static str = "loss_scale";
 
+    views!(nonfinite, state);
+
     fn check(&self) -> Result<(), Invalid> {
         let require = |holds: bool, argument, value: f32, must: &str| {
             if holds { Ok(()) } else { Err(Invalid::new(argument, format!("{value} must be {must}"))) }

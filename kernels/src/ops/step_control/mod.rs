@@ -139,6 +139,8 @@ pub struct StepControl<'a> {
 impl Op for StepControl<'_> {
     const NAME: &'static str = "step_control";
 
+    views!(square_sum, overflow, control; loss_scale_state);
+
     fn check(&self) -> Result<(), Invalid> {
         check_accumulator("square_sum", &self.square_sum)?;
         self.overflow.expect_dtype("overflow", &[DType::I64])?;
