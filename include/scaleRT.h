@@ -725,7 +725,8 @@ void scalert_scaler_destroy(scalert_scaler_t *scaler);
  * cross_entropy. [thread-safe] [sync] */
 scalert_status_t scalert_scaler_scale(const scalert_scaler_t *scaler, scalert_tensor_t *scale);
 /* Updates the scale after a step: overflow when nonfinite, an I64 tensor with one element, is not 0. scalert_state_step
- * does this by itself for the scaler that it is given. [externally-synchronised] [async] [capturable] */
+ * does this by itself for the scaler that it is given. stream belongs to the runtime of the scaler.
+ * [externally-synchronised] [async] [capturable] */
 scalert_status_t scalert_scaler_update(scalert_scaler_t *scaler, scalert_stream_t *stream,
                                        const scalert_tensor_t *nonfinite);
 
@@ -737,7 +738,8 @@ typedef struct scalert_scaler_report {
     uint8_t collapsed;     /* an overflow at the minimum happened last */
 } scalert_scaler_report_t;
 #define SCALERT_SCALER_REPORT_INIT {sizeof(scalert_scaler_report_t), 0.0f, 0, 0, 0}
-/* Blocks until the last update is done and reads it. [externally-synchronised] [sync] */
+/* Blocks until the last update is done and reads it. Updates in a CUDA graph are known once the host has waited for the
+ * graph. [externally-synchronised] [sync] */
 scalert_status_t scalert_scaler_read_wait(const scalert_scaler_t *scaler, scalert_scaler_report_t *out);
 
 /* ---- training state --------------------------------------------------------------------------------------------- */
@@ -828,7 +830,8 @@ scalert_status_t scalert_state_read(scalert_state_t *state, scalert_stream_t *st
 scalert_status_t scalert_state_write(scalert_state_t *state, scalert_stream_t *stream, uint32_t parameter,
                                      scalert_part_t part, const scalert_tensor_t *source);
 /* The number of steps taken, which bias corrections and momentum depend on; setting it belongs to restoring a
- * checkpoint. Outside of a step. [externally-synchronised] [sync] */
+ * checkpoint. Outside of a step. The next scalert_state_step takes it to the device, where steps are counted: CUDA graphs
+ * captured before do not know of it. [externally-synchronised] [sync] */
 scalert_status_t scalert_state_set_step(scalert_state_t *state, uint64_t step);
 
 /* The current weights of a parameter, resident on the device for work enqueued on stream until release: a borrowed,
@@ -857,7 +860,8 @@ typedef struct scalert_step_desc {
     size_t struct_size;
     float learning_rate;
     float max_norm;           /* clips the global norm; 0 = no clipping */
-    float gradient_scale;     /* multiplies the accumulated gradients, e.g. 1 / micro-batches; 0 = 1 */
+    float gradient_scale;     /* multiplies the accumulated gradients, e.g. 1 / micro-batches; 0 = 1. Divided by the loss
+                                 scale, with a scaler by any that it may have, it must be a finite F32 and not 0 */
     float loss_scale;         /* divides them; 0 = 1. With a scaler it must be 0 */
     scalert_scaler_t *scaler; /* the scale of its device value divides them, and it is updated; NULL = none */
 } scalert_step_desc_t;
@@ -865,7 +869,12 @@ typedef struct scalert_step_desc {
 
 /* Unscales, clips by the exact global norm over all parameters, and updates master weights, moments and weights. When
  * any gradient is not finite the update is skipped: nothing changes but the scaler. Needs no parameter to be acquired.
- * [externally-synchronised] [async] [capturable] */
+ *
+ * The device decides, and the host waits for nothing. A CUDA graph may hold the calls from begin_step to step, on one
+ * stream, whose workspace has been reserved. What is passed by value is fixed in it: learning_rate, max_norm,
+ * gradient_scale, loss_scale, the hyper-parameters of groups and the number of micro-batches; also the addresses of
+ * gradients. What the device keeps goes on with each replay as with each call: weights, moments, the number of steps
+ * taken, with it bias corrections, and the scaler. [externally-synchronised] [async] [capturable] */
 scalert_status_t scalert_state_step(scalert_state_t *state, scalert_stream_t *stream, const scalert_step_desc_t *desc);
 /* Drops a begun step with its gradients, at any point between begin_step and step. [externally-synchronised] [sync] */
 scalert_status_t scalert_state_abandon_step(scalert_state_t *state);
@@ -884,8 +893,8 @@ typedef struct scalert_step_result {
 } scalert_step_result_t;
 #define SCALERT_STEP_RESULT_INIT                                                                                       \
     {sizeof(scalert_step_result_t), 0, 0.0, 0.0, 0.0f, 0, SCALERT_NONE, SCALERT_NONE, SCALERT_NONE}
-/* Blocks until the figures of the last step are known. Training itself never needs them on the host.
- * FAILED_PRECONDITION before any step. Returns
+/* Blocks until the figures of the last step are known. Training itself never needs them on the host. Of steps in a CUDA
+ * graph they are those of the last replay that the host has waited for. FAILED_PRECONDITION before any step. Returns
  * LOSS_SCALE_COLLAPSED, with *out filled and the message naming the first bad parameter, when the step overflowed at
  * the scaler's minimum. The caller sets out->struct_size. [externally-synchronised] [sync] */
 scalert_status_t scalert_state_step_result_wait(scalert_state_t *state, scalert_step_result_t *out);

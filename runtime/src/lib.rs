@@ -28,6 +28,7 @@ pub mod log;
 pub mod memory;
 pub mod optim;
 pub mod precision;
+mod readback;
 pub mod runtime;
 pub mod state;
 pub mod stream;

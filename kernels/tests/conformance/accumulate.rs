@@ -36,15 +36,19 @@ fn y_count_and_squares_are_exact() {
                 let outputs = |squares: bool| {
                     run_identically(|level, threads| {
                         let (y, nonfinite, sum) = (y.clone(), integers(1, 5), integers(WORDS, 0));
+                        let overflow = integers(1, 9);
                         let op = Accumulate {
                             x: x.view(),
                             overwrite,
                             y: y.view(),
                             nonfinite: nonfinite.view(),
                             square_sum: squares.then(|| sum.view()),
+                            overflow: squares.then(|| overflow.view()),
+                            // Larger than 9 as an unsigned number alone.
+                            overflow_mark: u64::MAX - 3,
                         };
                         run_with(&op, level, threads);
-                        vec![y, nonfinite, sum]
+                        vec![y, nonfinite, sum, overflow]
                     })
                 };
                 let what = format!("{dtype} {shape:?} overwrite {overwrite}");
@@ -61,6 +65,8 @@ fn y_count_and_squares_are_exact() {
                 }
                 assert_eq!(with[2].bits(), alone.bits(), "{what}");
                 assert_eq!(without[2].bits(), vec![0; WORDS], "{what}");
+                assert_eq!(with[3].bits(), [if nonfinite > 0 { u64::MAX - 3 } else { 9 }], "{what}");
+                assert_eq!(without[3].bits(), [9], "{what}");
             }
         }
     }
@@ -80,6 +86,8 @@ fn micro_batches_add_their_squares() {
                 y: y.view(),
                 nonfinite: nonfinite.view(),
                 square_sum: Some(sum.view()),
+                overflow: None,
+                overflow_mark: 0,
             };
             run_with(&op, target, 1);
             let alone = integers(WORDS, 0);
@@ -93,6 +101,32 @@ fn micro_batches_add_their_squares() {
 }
 
 #[test]
+fn the_largest_mark_of_an_overflow_stays() {
+    for target in targets() {
+        let (y, nonfinite, overflow) = (Tensor::new(DType::F32, &[3000]), integers(1, 0), integers(1, 0));
+        let finite = Tensor::new(DType::F32, &[3000]).fill(|_| 1.0);
+        let (mut early, mut late) = (finite.clone(), finite.clone());
+        early.set(0, f64::NAN);
+        late.set(2999, f64::INFINITY);
+        let marks =
+            [(&finite, 9, 0), (&early, 5, 5), (&late, 3, 5), (&late, u64::MAX, u64::MAX), (&early, 7, u64::MAX)];
+        for (x, overflow_mark, expected) in marks {
+            let op = Accumulate {
+                x: x.view(),
+                overwrite: true,
+                y: y.view(),
+                nonfinite: nonfinite.view(),
+                square_sum: None,
+                overflow: Some(overflow.view()),
+                overflow_mark,
+            };
+            run_with(&op, target, 2);
+            assert_eq!(overflow.bits(), [expected], "{}", target.name());
+        }
+    }
+}
+
+#[test]
 fn bad_arguments_are_named() {
     let (x, y) = (Tensor::new(DType::BF16, &[4, 8]), Tensor::new(DType::F32, &[4, 8]));
     let (nonfinite, sum) = (integers(1, 0), integers(WORDS, 0));
@@ -102,7 +136,10 @@ fn bad_arguments_are_named() {
         y: y.view(),
         nonfinite: nonfinite.view(),
         square_sum: Some(sum.view()),
+        overflow: None,
+        overflow_mark: 0,
     };
+    assert!(Accumulate { overflow: Some(integers(1, 0).view()), ..good }.check().is_ok());
     assert!(good.check().is_ok());
     let refused = |op: Accumulate<'_>| op.check().unwrap_err().argument;
     assert_eq!(refused(Accumulate { x: nonfinite.view(), ..good }), "x");
@@ -111,4 +148,6 @@ fn bad_arguments_are_named() {
     assert_eq!(refused(Accumulate { y: Tensor::new(DType::F32, &[8, 4]).view(), ..good }), "y");
     assert_eq!(refused(Accumulate { nonfinite: sum.view(), ..good }), "nonfinite");
     assert_eq!(refused(Accumulate { square_sum: Some(nonfinite.view()), ..good }), "square_sum");
+    assert_eq!(refused(Accumulate { overflow: Some(sum.view()), ..good }), "overflow");
+    assert_eq!(refused(Accumulate { overflow: Some(nonfinite.view()), ..good }), "overflow");
 }

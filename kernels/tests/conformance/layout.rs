@@ -85,7 +85,15 @@ fn all_operations(layout: &Layout, dtype: DType) {
             let (y, nonfinite, squares) = (sum.clone(), words(1), words(WORDS));
             let square_sum = square.then(|| squares.view());
             let (x, y_view) = (layout.view(&a), layout.view(&y));
-            let op = Accumulate { x, overwrite: square, y: y_view, nonfinite: nonfinite.view(), square_sum };
+            let op = Accumulate {
+                x,
+                overwrite: square,
+                y: y_view,
+                nonfinite: nonfinite.view(),
+                square_sum,
+                overflow: None,
+                overflow_mark: 0,
+            };
             run_with(&op, target, threads);
             outputs.extend([accumulator, y, nonfinite, squares]);
         }
