@@ -11,6 +11,13 @@ CC      ?= cc
 CXX     ?= c++
 CARGO   ?= cargo
 
+# CUDA=0 builds without CUDA kernels; otherwise nvcc is found or installed into target/cuda.
+CUDA ?= 1
+ifeq ($(CUDA),0)
+export SCALERT_CUDA := 0
+endif
+export CUDA
+
 STAGE   := $(CURDIR)/target/stage
 RELEASE := target/release
 
@@ -30,18 +37,28 @@ C_TESTS  := $(patsubst tests/c/%.c,target/ctests/%,$(wildcard tests/c/*.c)) \
             $(patsubst tests/c/%.c,target/ctests/%-as-cpp,$(wildcard tests/c/*.c)) \
             $(patsubst tests/cpp/%.cpp,target/ctests/%,$(wildcard tests/cpp/*.cpp))
 
-.PHONY: help build stage examples demo test lint test-rust test-c test-package test-training test-sanitize bench install clean FORCE
+# Those that run a second time, on the emulated CUDA device.
+EMULATED_TESTS := target/ctests/cuda target/ctests/cuda-as-cpp target/ctests/runtime target/ctests/raii
+
+.PHONY: help build toolchain stage examples demo emulator gpu-bundle resources test lint test-rust test-c test-package test-training test-sanitize bench bench-report install clean FORCE
 
 help:
 	@echo 'make demo [DATA=file]         build, install into target/stage, train a small GPT on the CPU'
 	@echo 'make test                     everything that must hold (needs also valgrind and a C++ compiler)'
 	@echo 'make examples                 build every example into target/examples/'
 	@echo 'make bench [CASE=regex]       time every operation beside its ceiling; BENCH_JSON=file writes JSON lines'
+	@echo 'make bench-report             tables of bench/README.md and pictures from bench/results/'
 	@echo 'make install [PREFIX=dir]     shared and static library, headers, pkg-config and CMake packages'
+	@echo 'make gpu-bundle               target/gpu-bundle: conformance, benches and demo for a machine with a GPU'
+	@echo 'make resources                updates kernels/resources.tsv: registers and memory of each device kernel'
 	@echo 'make lint                     formatting and clippy alone'
 	@echo 'make clean                    remove target/'
+	@echo 'CUDA=0 with any of them builds without CUDA kernels; otherwise nvcc is installed into target/ where there is none'
 
-build:
+toolchain:
+	@packaging/cuda-toolchain.sh
+
+build: toolchain
 	$(CARGO) build --release --locked -p scalert-ffi
 
 # ---- the package ---------------------------------------------------------------------------------------------------
@@ -86,41 +103,57 @@ demo_data = $(if $(DATA),$(DATA),$(shell find README.md ARCHITECTURE.md Cargo.to
 demo: target/examples/train_gpt
 	target/examples/train_gpt $(demo_data)
 
+# ---- CUDA ----------------------------------------------------------------------------------------------------------
+
+# The emulated driver, as programs load it: LD_LIBRARY_PATH=target/emulator.
+emulator:
+	$(CARGO) build --release --locked -p scalert-ptx-emulator
+	@install -d target/emulator
+	@install -m 755 $(RELEASE)/libscalert_ptx_emulator.so target/emulator/libcuda.so.1
+
+resources: toolchain
+	SCALERT_UPDATE_RESOURCES=1 $(CARGO) test --locked -p scalert-kernels --test resources
+
+gpu-bundle: examples $(C_TESTS)
+	packaging/gpu-bundle.sh
+
 # ---- tests ---------------------------------------------------------------------------------------------------------
 
 test: lint test-rust test-c test-package test-training test-sanitize
 	@echo 'every test passed'
 
-lint:
+lint: toolchain
 	$(CARGO) fmt --all --check
 	$(CARGO) clippy --workspace --all-targets --locked -- -D warnings
 	RUSTDOCFLAGS='-D warnings' $(CARGO) doc --workspace --no-deps --locked --quiet
 	@if command -v clang-format >/dev/null; then \
-	    clang-format --dry-run --Werror include/*.h include/*.hpp examples/*/*.[ch]* tests/*/*.[ch] tests/cpp/*.cpp; \
+	    clang-format --dry-run --Werror include/*.h include/*.hpp examples/*/*.[ch]* tests/*/*.[ch] tests/cpp/*.cpp \
+	        $$(find kernels -name "*.cu" -o -name "*.cuh"); \
 	else echo 'clang-format is not installed: the format of C files was not checked'; fi
 
-test-rust: stage
+test-rust: stage emulator
 	$(CARGO) test --workspace --locked
 
 target/ctests/%: tests/c/%.c FORCE | stage
 	@mkdir -p $(@D)
-	$(CC) -std=c99 $(WARN) $(CFLAGS) $< -o $@ $(package_flags) -lm -lpthread
+	$(CC) -std=c99 $(WARN) $(CFLAGS) $< -o $@ $(package_flags) -lm -lpthread -ldl
 
 target/ctests/%-as-cpp: tests/c/%.c FORCE | stage
 	@mkdir -p $(@D)
-	$(CXX) -std=c++17 $(WARN) $(CXXFLAGS) -x c++ $< -o $@ $(package_flags) -lm -lpthread
+	$(CXX) -std=c++17 $(WARN) $(CXXFLAGS) -x c++ $< -o $@ $(package_flags) -lm -lpthread -ldl
 
 target/ctests/%: tests/cpp/%.cpp FORCE | stage
 	@mkdir -p $(@D)
 	$(CXX) -std=c++17 $(WARN) $(CXXFLAGS) $< -o $@ $(package_flags) -lpthread
 
-test-c: $(C_TESTS) $(EXAMPLES)
+test-c: $(C_TESTS) $(EXAMPLES) emulator
 	@set -e; for t in $(C_TESTS) target/examples/hello target/examples/dlpack; do echo "== $$t"; $$t; done
+	@set -e; for t in $(EMULATED_TESTS); do echo "== $$t, emulated"; LD_LIBRARY_PATH=target/emulator $$t; done
 
 test-package: $(EXAMPLES)
 	tests/package.sh
 
-test-training: target/examples/train_gpt
+test-training: target/examples/train_gpt emulator
 	tests/training.sh
 
 test-sanitize: stage
@@ -129,8 +162,11 @@ test-sanitize: stage
 
 # ---- speed ---------------------------------------------------------------------------------------------------------
 
-bench:
-	$(CARGO) run --release --locked -p scalert-bench
+bench: toolchain
+	$(CARGO) run --release --locked -p scalert-bench --bin scalert-bench
+
+bench-report:
+	$(CARGO) run --release --locked -p scalert-bench --bin scalert-bench-report
 
 clean:
 	$(CARGO) clean

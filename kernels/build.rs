@@ -4,8 +4,8 @@
 //! `SCALERT_CUDA=0` builds without; `SCALERT_CUDA_TARGETS=ptx` (or `80,90a,ptx`) builds fewer targets, for development.
 //! Results are kept in `target/cuda-objects`, by a hash of everything that they depend on, for all profiles.
 
-use std::collections::BTreeSet;
 use std::collections::hash_map::DefaultHasher;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Write as _;
 use std::hash::{Hash, Hasher};
 use std::path::{Path, PathBuf};
@@ -28,13 +28,14 @@ fn main() {
     println!("cargo:rerun-if-changed=src");
     println!("cargo:rerun-if-changed=build.rs");
     let root = PathBuf::from(env::var_os("CARGO_MANIFEST_DIR").expect("set by cargo"));
-    let out = PathBuf::from(env::var_os("OUT_DIR").expect("set by cargo")).join("images.rs");
+    let out = PathBuf::from(env::var_os("OUT_DIR").expect("set by cargo"));
+    fs::write(out.join("resources.tsv"), "").expect("OUT_DIR is writable");
     let target = target_directory(&root);
     let images = match find_nvcc(&target) {
-        Ok(nvcc) => build(&root, &target.join("cuda-objects"), &nvcc),
+        Ok(nvcc) => build(&root, &target.join("cuda-objects"), &out, &nvcc),
         Err(reason) => format!("static IMAGES: &[Image] = &[];\nconst BUILT: Result<(), &str> = Err({reason:?});\n"),
     };
-    fs::write(out, images).expect("OUT_DIR is writable");
+    fs::write(out.join("images.rs"), images).expect("OUT_DIR is writable");
 }
 
 /// The directory that the profiles of this build share.
@@ -93,7 +94,7 @@ struct Job {
     object: PathBuf,
 }
 
-fn build(root: &Path, objects: &Path, nvcc: &Nvcc) -> String {
+fn build(root: &Path, objects: &Path, out: &Path, nvcc: &Nvcc) -> String {
     fs::create_dir_all(objects).expect("the target directory is writable");
     let targets: Vec<String> = env::var("SCALERT_CUDA_TARGETS")
         .map_or_else(|_| TARGETS.map(str::to_owned).to_vec(), |list| list.split(',').map(str::to_owned).collect());
@@ -117,6 +118,7 @@ fn build(root: &Path, objects: &Path, nvcc: &Nvcc) -> String {
         }
     }
     compile(root, nvcc, &jobs);
+    fs::write(out.join("resources.tsv"), resources(nvcc, &jobs)).expect("OUT_DIR is writable");
     let mut text = "static IMAGES: &[Image] = &[\n".to_owned();
     for source in &sources {
         let name = source.file_stem().expect("a file has a name").to_string_lossy();
@@ -183,4 +185,41 @@ fn compile_one(root: &Path, nvcc: &Nvcc, job: &Job) -> Result<(), String> {
     write(&job.object.with_extension("log"), log.as_bytes())?;
     write(&job.object, &compressed)?;
     fs::remove_file(&raw).map_err(|error| error.to_string())
+}
+
+/// What each kernel takes of a multiprocessor, a row per kernel and a column per target: registers/static shared bytes/
+/// stack bytes/spilled bytes.
+fn resources(nvcc: &Nvcc, jobs: &[Job]) -> String {
+    let mut rows: BTreeMap<String, BTreeMap<&str, String>> = BTreeMap::new();
+    for job in jobs.iter().filter(|job| job.target != "ptx") {
+        let log = fs::read_to_string(job.object.with_extension("log")).expect("written beside the object");
+        let (mut kernel, mut stack, mut spilled) = (None, 0, 0);
+        for line in log.lines() {
+            if let Some(name) = line.split("Compiling entry function '").nth(1) {
+                kernel = name.split('\'').next().map(str::to_owned);
+            } else if line.contains("bytes stack frame") && kernel.is_some() {
+                let numbers = numbers(line);
+                (stack, spilled) = (numbers[0], numbers[1] + numbers[2]);
+            } else if let (true, Some(name)) = (line.contains(" registers"), kernel.clone()) {
+                let before = |unit: &str| line.split(unit).next().and_then(|text| numbers(text).last().copied());
+                let registers = before(" registers").unwrap_or(0);
+                let shared = if line.contains(" bytes smem") { before(" bytes smem").unwrap_or(0) } else { 0 };
+                let cell = format!("{registers}/{shared}/{stack}/{spilled}");
+                rows.entry(name).or_default().insert(&job.target, cell);
+                kernel = None;
+            }
+        }
+    }
+    let targets: Vec<&str> = TARGETS.into_iter().filter(|t| jobs.iter().any(|job| job.target == *t)).collect();
+    let targets: Vec<&str> = targets.into_iter().filter(|target| *target != "ptx").collect();
+    let mut text = format!("nvcc {}\t{}\n", nvcc.version, targets.join("\t"));
+    for (kernel, cells) in rows {
+        let cells: Vec<&str> = targets.iter().map(|target| cells.get(target).map_or("-", String::as_str)).collect();
+        writeln!(text, "{kernel}\t{}", cells.join("\t")).expect("a string grows");
+    }
+    text
+}
+
+fn numbers(text: &str) -> Vec<u32> {
+    text.split(|c: char| !c.is_ascii_digit()).filter_map(|digits| digits.parse().ok()).collect()
 }

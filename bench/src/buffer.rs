@@ -1,48 +1,44 @@
-//! Memory for the cases: page-aligned, touched, and filled with plausible values.
+//! Memory for the cases: on the device of a stream, touched, and filled with plausible values.
 
-use scalert_runtime::{DType, View};
+use scalert_runtime::ops::fill::Fill;
+use scalert_runtime::ops::random::{Distribution, Random};
+use scalert_runtime::philox::Key;
+use scalert_runtime::{Arena, DType, Stream, Tier, View};
+use std::sync::atomic::{AtomicU64, Ordering};
 
 /// An owned tensor that lives as long as the case that borrows it.
 pub(crate) struct Buffer {
-    words: Vec<u64>,
+    _arena: Arena,
+    data: *mut u8,
     dtype: DType,
     shape: Vec<usize>,
 }
 
 impl Buffer {
-    /// Zeros.
-    pub(crate) fn zeros(dtype: DType, shape: &[usize]) -> Buffer {
-        let bytes = shape.iter().product::<usize>() * dtype.size();
-        Buffer { words: vec![0; bytes.div_ceil(8) + 8], dtype, shape: shape.to_vec() }
+    fn new(stream: &Stream, dtype: DType, shape: &[usize]) -> Buffer {
+        let bytes = (shape.iter().product::<usize>() * dtype.size()).next_multiple_of(4) as u64;
+        let arena = Arena::new(stream.runtime(), Tier::Device, bytes).expect("the case fits the device");
+        let data = arena.alloc(bytes).expect("the arena is as large").as_ptr();
+        Buffer { _arena: arena, data, dtype, shape: shape.to_vec() }
     }
 
-    /// Floats of both signs below 1 in magnitude, or integers below `shape`'s last extent.
-    pub(crate) fn filled(dtype: DType, shape: &[usize], scale: f32) -> Buffer {
-        let mut buffer = Buffer::zeros(dtype, shape);
-        let mut state = 0x2545_f491_4f6c_dd1du64;
-        let mut next = || {
-            state ^= state << 13;
-            state ^= state >> 7;
-            state ^= state << 17;
-            (state >> 40) as f32 / (1u64 << 23) as f32 - 1.0
-        };
-        let count: usize = shape.iter().product();
-        let data = buffer.words.as_mut_ptr();
-        for i in 0..count {
-            let x = next() * scale;
-            // SAFETY: the buffer holds `count` elements of the dtype.
-            unsafe {
-                match dtype {
-                    DType::F32 => data.cast::<f32>().add(i).write(x),
-                    DType::BF16 => {
-                        data.cast::<u16>().add(i).write(scalert_runtime::dtype::bf16::from_f32(x).to_bits());
-                    }
-                    DType::F16 => data.cast::<u16>().add(i).write(scalert_runtime::dtype::f16::from_f32(x).to_bits()),
-                    DType::I32 => data.cast::<i32>().add(i).write(x.abs() as i32),
-                    DType::I64 => data.cast::<i64>().add(i).write(x.abs() as i64),
-                }
-            }
-        }
+    /// Zeros of any dtype.
+    pub(crate) fn zeros(stream: &Stream, dtype: DType, shape: &[usize]) -> Buffer {
+        let buffer = Buffer::new(stream, dtype, shape);
+        let words = [buffer.bytes().next_multiple_of(4) / 4];
+        // SAFETY: the buffer's own memory, as f32, whose zero has no bits set.
+        let y = unsafe { View::new("buffer", buffer.data, DType::F32, &words, &[1]) }.expect("a contiguous buffer");
+        stream.submit(&Fill { value: 0.0, y }).expect("a valid view");
+        buffer
+    }
+
+    /// Floats of both signs, uniform below `scale` in magnitude; each buffer has values of its own.
+    pub(crate) fn filled(stream: &Stream, dtype: DType, shape: &[usize], scale: f32) -> Buffer {
+        static SEED: AtomicU64 = AtomicU64::new(1);
+        let buffer = Buffer::new(stream, dtype, shape);
+        let key = Key { seed: SEED.fetch_add(1, Ordering::Relaxed), step: 0, tensor: 0 };
+        let distribution = Distribution::Uniform { low: -scale, high: scale };
+        stream.submit(&Random { key, first_index: 0, distribution, y: buffer.view() }).expect("a valid view");
         buffer
     }
 
@@ -53,8 +49,7 @@ impl Buffer {
             stride[d - 1] = stride[d] * self.shape[d];
         }
         // SAFETY: the buffer holds the elements; a case runs one operation at a time and owns its buffers.
-        unsafe { View::new("buffer", self.words.as_ptr() as *mut u8, self.dtype, &self.shape, &stride) }
-            .expect("a contiguous buffer")
+        unsafe { View::new("buffer", self.data, self.dtype, &self.shape, &stride) }.expect("a contiguous buffer")
     }
 
     /// Bytes of its elements.

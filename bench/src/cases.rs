@@ -3,6 +3,7 @@
 use crate::buffer::Buffer;
 use crate::ceiling::{Ceiling, Traffic};
 use crate::measure::Case;
+use scalert_runtime::device::DeviceKind;
 use scalert_runtime::ops::Op;
 use scalert_runtime::ops::accumulate::Accumulate;
 use scalert_runtime::ops::adamw::AdamW;
@@ -12,7 +13,7 @@ use scalert_runtime::ops::cast::{Cast, Rounding};
 use scalert_runtime::ops::cross_entropy::CrossEntropy;
 use scalert_runtime::ops::exact_sum::ExactSum;
 use scalert_runtime::ops::gelu::{GeluBackward, GeluForward, GeluKind};
-use scalert_runtime::ops::gemm::{Activation, Compute, Gemm};
+use scalert_runtime::ops::gemm::{Activation, Compute, Gemm, Implementation};
 use scalert_runtime::ops::layer_norm::{LayerNormBackward, LayerNormForward};
 use scalert_runtime::ops::linear_cross_entropy::LinearCrossEntropy;
 use scalert_runtime::ops::lion::Lion;
@@ -84,27 +85,94 @@ fn reads_writes(reads: &[&Buffer], writes: &[&Buffer]) -> Traffic {
     Traffic { update: Vec::new(), read: bytes(reads), write: bytes(writes) }
 }
 
-/// Every case at an instruction set.
-pub(crate) fn all(simd: SimdLevel) -> Cases {
+/// Every case at sizes that outgrow the device's caches, with the ceilings of an instruction set on the CPU.
+pub(crate) fn all(sizes: &Sizes, simd: SimdLevel) -> Cases {
     let mut cases = Vec::new();
-    optimizers(&mut cases);
-    streams(&mut cases);
-    norms(&mut cases);
-    activations(&mut cases);
-    losses(&mut cases, simd);
-    gemms(&mut cases, simd);
-    attentions(&mut cases, simd);
+    optimizers(&mut cases, sizes);
+    streams(&mut cases, sizes.stream);
+    norms(&mut cases, sizes);
+    activations(&mut cases, sizes.activation);
+    losses(&mut cases, sizes, simd);
+    gemms(&mut cases, sizes, simd);
+    attentions(&mut cases, sizes, simd);
     cases
 }
 
 const MILLION: usize = 1_000_000;
 
-fn optimizers(cases: &mut Cases) {
-    let state = |n| (Buffer::filled(BF16, &[n], 1e-3), Buffer::filled(F32, &[n], 1.0), Buffer::zeros(BF16, &[n]));
-    add(cases, "adamw bf16 100M".into(), move |stream, name| {
-        let n = 100 * MILLION;
+/// A matrix product: m, k, n, transpose a, transpose b.
+type Product = (usize, usize, usize, bool, bool);
+/// An attention: batch, time, heads, head width.
+type Heads = (usize, usize, usize, usize);
+
+/// How large the cases are.
+pub(crate) struct Sizes {
+    /// Parameters of AdamW, and of the other optimizers, in millions.
+    optimizer: (usize, usize),
+    /// Millions of elements of a long vector.
+    stream: usize,
+    /// Rows and widths.
+    norm: &'static [(usize, usize)],
+    activation: [usize; 2],
+    /// Rows of a cross-entropy, and of one fused with its linear layer.
+    loss: (usize, usize),
+    gemm: &'static [Product],
+    attention: &'static [(Heads, DType)],
+    /// Whose kernels, where there is a choice.
+    implementation: &'static [Implementation],
+}
+
+impl Sizes {
+    pub(crate) const CPU: Sizes = Sizes {
+        optimizer: (100, 32),
+        stream: 64,
+        norm: &[(4096, 768), (4096, 8192)],
+        activation: [4096, 3072],
+        loss: (4096, 1024),
+        // A square, a layer of GPT-2 with its two gradients, its LM head.
+        gemm: &[
+            (2048, 2048, 2048, false, false),
+            (1024, 768, 3072, false, true),
+            (1024, 3072, 768, false, false),
+            (3072, 1024, 768, true, false),
+            (1024, 768, 50304, false, true),
+        ],
+        attention: &[((4, 1024, 12, 64), BF16), ((8, 256, 6, 64), BF16), ((8, 256, 6, 64), F32)],
+        implementation: &[Implementation::Auto],
+    };
+
+    pub(crate) const CUDA: Sizes = Sizes {
+        optimizer: (1000, 1000),
+        stream: 1000,
+        norm: &[(16384, 4096), (16384, 768)],
+        activation: [16384, 4096],
+        loss: (16384, 8192),
+        gemm: &[
+            (8192, 8192, 8192, false, false),
+            (4096, 4096, 4096, false, true),
+            (8192, 768, 3072, false, true),
+            (8192, 3072, 768, false, false),
+            (3072, 8192, 768, true, false),
+            (8192, 768, 50304, false, true),
+        ],
+        attention: &[((4, 4096, 16, 128), BF16), ((1, 16384, 16, 128), BF16), ((8, 1024, 12, 64), BF16)],
+        implementation: &[Implementation::Auto, Implementation::Own],
+    };
+}
+
+fn optimizers(cases: &mut Cases, sizes: &Sizes) {
+    let (most, less) = sizes.optimizer;
+    let state = |stream: &Stream, n| {
+        (
+            Buffer::filled(stream, BF16, &[n], 1e-3),
+            Buffer::filled(stream, F32, &[n], 1.0),
+            Buffer::zeros(stream, BF16, &[n]),
+        )
+    };
+    add(cases, format!("adamw bf16 {most}M"), move |stream, name| {
+        let n = most * MILLION;
         let ((gradient, master, weight), moment1, moment2) =
-            (state(n), Buffer::zeros(F32, &[n]), Buffer::zeros(F32, &[n]));
+            (state(stream, n), Buffer::zeros(stream, F32, &[n]), Buffer::zeros(stream, F32, &[n]));
         let op = AdamW {
             gradient: gradient.view(),
             gradient_scale: 1.0,
@@ -123,9 +191,9 @@ fn optimizers(cases: &mut Cases) {
         let traffic = Traffic { update: vec![4 * n; 3], read: vec![2 * n], write: vec![2 * n] };
         memory(stream, name, traffic, vec![gradient, master, weight, moment1, moment2], vec![call(op)])
     });
-    add(cases, "lion bf16 32M".into(), move |stream, name| {
-        let n = 32 * MILLION;
-        let ((gradient, master, weight), moment) = (state(n), Buffer::zeros(F32, &[n]));
+    add(cases, format!("lion bf16 {less}M"), move |stream, name| {
+        let n = less * MILLION;
+        let ((gradient, master, weight), moment) = (state(stream, n), Buffer::zeros(stream, F32, &[n]));
         let op = Lion {
             gradient: gradient.view(),
             gradient_scale: 1.0,
@@ -140,9 +208,9 @@ fn optimizers(cases: &mut Cases) {
         let traffic = Traffic { update: vec![4 * n; 2], read: vec![2 * n], write: vec![2 * n] };
         memory(stream, name, traffic, vec![gradient, master, weight, moment], vec![call(op)])
     });
-    add(cases, "sgd bf16 32M".into(), move |stream, name| {
-        let n = 32 * MILLION;
-        let ((gradient, master, weight), buffer) = (state(n), Buffer::zeros(F32, &[n]));
+    add(cases, format!("sgd bf16 {less}M"), move |stream, name| {
+        let n = less * MILLION;
+        let ((gradient, master, weight), buffer) = (state(stream, n), Buffer::zeros(stream, F32, &[n]));
         let op = Sgd {
             gradient: gradient.view(),
             gradient_scale: 1.0,
@@ -162,20 +230,20 @@ fn optimizers(cases: &mut Cases) {
 }
 
 /// Casts, accumulation, sums and the residual: one pass over long vectors.
-fn streams(cases: &mut Cases) {
-    let n = 64 * MILLION;
+fn streams(cases: &mut Cases, millions: usize) {
+    let n = millions * MILLION;
     for (from, to) in [(F32, BF16), (BF16, F32), (F32, F16), (F16, F32)] {
-        add(cases, format!("cast {from} to {to} 64M"), move |stream, name| {
-            let (x, y) = (Buffer::filled(from, &[n], 1.0), Buffer::zeros(to, &[n]));
+        add(cases, format!("cast {from} to {to} {millions}M"), move |stream, name| {
+            let (x, y) = (Buffer::filled(stream, from, &[n], 1.0), Buffer::zeros(stream, to, &[n]));
             let op = Cast { x: x.view(), y: y.view(), rounding: Rounding::NearestEven };
             memory(stream, name, reads_writes(&[&x], &[&y]), vec![x, y], vec![call(op)])
         });
     }
     for with_sum in [false, true] {
-        let what = if with_sum { "accumulate bf16 64M with square sum" } else { "accumulate bf16 64M" };
-        add(cases, what.into(), move |stream, name| {
-            let (x, y) = (Buffer::filled(BF16, &[n], 1e-3), Buffer::zeros(F32, &[n]));
-            let (nonfinite, sum) = (Buffer::zeros(I64, &[1]), Buffer::zeros(I64, &[68]));
+        let what = if with_sum { " with square sum" } else { "" };
+        add(cases, format!("accumulate bf16 {millions}M{what}"), move |stream, name| {
+            let (x, y) = (Buffer::filled(stream, BF16, &[n], 1e-3), Buffer::zeros(stream, F32, &[n]));
+            let (nonfinite, sum) = (Buffer::zeros(stream, I64, &[1]), Buffer::zeros(stream, I64, &[68]));
             let op = Accumulate {
                 x: x.view(),
                 overwrite: false,
@@ -188,30 +256,34 @@ fn streams(cases: &mut Cases) {
         });
     }
     for dtype in [F32, BF16] {
-        add(cases, format!("exact sum of squares {dtype} 64M"), move |stream, name| {
-            let (x, sum) = (Buffer::filled(dtype, &[n], 1.0), Buffer::zeros(I64, &[68]));
+        add(cases, format!("exact sum of squares {dtype} {millions}M"), move |stream, name| {
+            let (x, sum) = (Buffer::filled(stream, dtype, &[n], 1.0), Buffer::zeros(stream, I64, &[68]));
             let op = ExactSum { x: x.view(), square: true, accumulator: sum.view() };
             memory(stream, name, reads_writes(&[&x], &[]), vec![x, sum], vec![call(op)])
         });
     }
-    add(cases, "add bf16 64M".into(), move |stream, name| {
-        let (a, b, y) = (Buffer::filled(BF16, &[n], 1.0), Buffer::filled(BF16, &[n], 1.0), Buffer::zeros(BF16, &[n]));
+    add(cases, format!("add bf16 {millions}M"), move |stream, name| {
+        let (a, b, y) = (
+            Buffer::filled(stream, BF16, &[n], 1.0),
+            Buffer::filled(stream, BF16, &[n], 1.0),
+            Buffer::zeros(stream, BF16, &[n]),
+        );
         let op = Add { a: a.view(), b: b.view(), y: y.view() };
         memory(stream, name, reads_writes(&[&a, &b], &[&y]), vec![a, b, y], vec![call(op)])
     });
 }
 
-fn norms(cases: &mut Cases) {
-    for (rows, width) in [(4096, 768), (4096, 8192)] {
+fn norms(cases: &mut Cases, sizes: &Sizes) {
+    for &(rows, width) in sizes.norm {
         for layer in [true, false] {
             let norm = if layer { "layer norm" } else { "RMS norm" };
             add(cases, format!("{norm} forward bf16 {rows}x{width}"), move |stream, name| {
-                let t = NormTensors::new(rows, width);
+                let t = NormTensors::new(stream, rows, width);
                 let ops = vec![t.forward(layer)];
                 memory(stream, name, reads_writes(&[&t.x], &[&t.y]), t.into_buffers(), ops)
             });
             add(cases, format!("{norm} backward bf16 {rows}x{width}"), move |stream, name| {
-                let t = NormTensors::new(rows, width);
+                let t = NormTensors::new(stream, rows, width);
                 t.forward(layer)(stream);
                 let ops = vec![t.backward(layer)];
                 memory(stream, name, reads_writes(&[&t.x, &t.dy], &[&t.dx]), t.into_buffers(), ops)
@@ -234,19 +306,19 @@ struct NormTensors {
 }
 
 impl NormTensors {
-    fn new(rows: usize, width: usize) -> NormTensors {
+    fn new(stream: &Stream, rows: usize, width: usize) -> NormTensors {
         let shape = [rows, width];
         NormTensors {
-            x: Buffer::filled(BF16, &shape, 1.0),
-            y: Buffer::zeros(BF16, &shape),
-            dy: Buffer::filled(BF16, &shape, 1.0),
-            dx: Buffer::zeros(BF16, &shape),
-            weight: Buffer::filled(BF16, &[width], 1.0),
-            bias: Buffer::filled(BF16, &[width], 1.0),
-            mean: Buffer::zeros(F32, &[rows]),
-            rstd: Buffer::zeros(F32, &[rows]),
-            dweight: Buffer::zeros(F32, &[width]),
-            dbias: Buffer::zeros(F32, &[width]),
+            x: Buffer::filled(stream, BF16, &shape, 1.0),
+            y: Buffer::zeros(stream, BF16, &shape),
+            dy: Buffer::filled(stream, BF16, &shape, 1.0),
+            dx: Buffer::zeros(stream, BF16, &shape),
+            weight: Buffer::filled(stream, BF16, &[width], 1.0),
+            bias: Buffer::filled(stream, BF16, &[width], 1.0),
+            mean: Buffer::zeros(stream, F32, &[rows]),
+            rstd: Buffer::zeros(stream, F32, &[rows]),
+            dweight: Buffer::zeros(stream, F32, &[width]),
+            dbias: Buffer::zeros(stream, F32, &[width]),
         }
     }
 
@@ -276,33 +348,33 @@ impl NormTensors {
     }
 }
 
-fn activations(cases: &mut Cases) {
-    let shape = [4096, 3072];
+fn activations(cases: &mut Cases, shape: [usize; 2]) {
+    let [rows, width] = shape;
     for (kind, label) in [(GeluKind::Tanh, "tanh"), (GeluKind::Exact, "exact")] {
-        add(cases, format!("GELU {label} forward bf16 4096x3072"), move |stream, name| {
-            let (x, y) = (Buffer::filled(BF16, &shape, 3.0), Buffer::zeros(BF16, &shape));
+        add(cases, format!("GELU {label} forward bf16 {rows}x{width}"), move |stream, name| {
+            let (x, y) = (Buffer::filled(stream, BF16, &shape, 3.0), Buffer::zeros(stream, BF16, &shape));
             let op = GeluForward { x: x.view(), kind, y: y.view() };
             memory(stream, name, reads_writes(&[&x], &[&y]), vec![x, y], vec![call(op)])
         });
-        add(cases, format!("GELU {label} backward bf16 4096x3072"), move |stream, name| {
-            let (x, dy) = (Buffer::filled(BF16, &shape, 3.0), Buffer::filled(BF16, &shape, 1.0));
-            let dx = Buffer::zeros(BF16, &shape);
+        add(cases, format!("GELU {label} backward bf16 {rows}x{width}"), move |stream, name| {
+            let (x, dy) = (Buffer::filled(stream, BF16, &shape, 3.0), Buffer::filled(stream, BF16, &shape, 1.0));
+            let dx = Buffer::zeros(stream, BF16, &shape);
             let op = GeluBackward { x: x.view(), dy: dy.view(), kind, dx: dx.view() };
             memory(stream, name, reads_writes(&[&x, &dy], &[&dx]), vec![x, dy, dx], vec![call(op)])
         });
     }
-    let inputs = move || {
-        let f = || Buffer::filled(BF16, &shape, 3.0);
+    let inputs = move |stream: &Stream| {
+        let f = || Buffer::filled(stream, BF16, &shape, 3.0);
         (f(), f(), f())
     };
-    add(cases, "SwiGLU forward bf16 4096x3072".into(), move |stream, name| {
-        let (gate, up, y) = inputs();
+    add(cases, format!("SwiGLU forward bf16 {rows}x{width}"), move |stream, name| {
+        let (gate, up, y) = inputs(stream);
         let op = SwigluForward { gate: gate.view(), up: up.view(), y: y.view() };
         memory(stream, name, reads_writes(&[&gate, &up], &[&y]), vec![gate, up, y], vec![call(op)])
     });
-    add(cases, "SwiGLU backward bf16 4096x3072".into(), move |stream, name| {
-        let (gate, up, dy) = inputs();
-        let (dgate, dup) = (Buffer::zeros(BF16, &shape), Buffer::zeros(BF16, &shape));
+    add(cases, format!("SwiGLU backward bf16 {rows}x{width}"), move |stream, name| {
+        let (gate, up, dy) = inputs(stream);
+        let (dgate, dup) = (Buffer::zeros(stream, BF16, &shape), Buffer::zeros(stream, BF16, &shape));
         let op =
             SwigluBackward { gate: gate.view(), up: up.view(), dy: dy.view(), dgate: dgate.view(), dup: dup.view() };
         let traffic = reads_writes(&[&gate, &up, &dy], &[&dgate, &dup]);
@@ -310,12 +382,12 @@ fn activations(cases: &mut Cases) {
     });
 }
 
-fn losses(cases: &mut Cases, simd: SimdLevel) {
-    let (rows, vocabulary, width) = (4096, 50257, 768);
-    add(cases, "cross-entropy forward+backward bf16 4096x50257".into(), move |stream, name| {
-        let logits = Buffer::filled(BF16, &[rows, vocabulary], 2.0);
-        let (targets, losses) = (Buffer::zeros(I32, &[rows]), Buffer::zeros(F32, &[rows]));
-        let dlogits = Buffer::zeros(BF16, &[rows, vocabulary]);
+fn losses(cases: &mut Cases, sizes: &Sizes, simd: SimdLevel) {
+    let ((rows, fused_rows), vocabulary, width) = (sizes.loss, 50257, 768);
+    add(cases, format!("cross-entropy forward+backward bf16 {rows}x{vocabulary}"), move |stream, name| {
+        let logits = Buffer::filled(stream, BF16, &[rows, vocabulary], 2.0);
+        let (targets, losses) = (Buffer::zeros(stream, I32, &[rows]), Buffer::zeros(stream, F32, &[rows]));
+        let dlogits = Buffer::zeros(stream, BF16, &[rows, vocabulary]);
         let op = CrossEntropy {
             logits: logits.view(),
             targets: targets.view(),
@@ -328,12 +400,13 @@ fn losses(cases: &mut Cases, simd: SimdLevel) {
         let traffic = reads_writes(&[&logits], &[&dlogits]);
         memory(stream, name, traffic, vec![logits, targets, losses, dlogits], vec![call(op)])
     });
-    let rows = 1024;
-    add(cases, "linear+cross-entropy bf16 1024x768x50257".into(), move |stream, name| {
-        let x = Buffer::filled(BF16, &[rows, width], 1.0);
-        let weight = Buffer::filled(BF16, &[vocabulary, width], 0.1);
-        let (targets, losses) = (Buffer::zeros(I32, &[rows]), Buffer::zeros(F32, &[rows]));
-        let (dx, dweight) = (Buffer::zeros(BF16, &[rows, width]), Buffer::zeros(F32, &[vocabulary, width]));
+    let rows = fused_rows;
+    add(cases, format!("linear+cross-entropy bf16 {rows}x{width}x{vocabulary}"), move |stream, name| {
+        let x = Buffer::filled(stream, BF16, &[rows, width], 1.0);
+        let weight = Buffer::filled(stream, BF16, &[vocabulary, width], 0.1);
+        let (targets, losses) = (Buffer::zeros(stream, I32, &[rows]), Buffer::zeros(stream, F32, &[rows]));
+        let (dx, dweight) =
+            (Buffer::zeros(stream, BF16, &[rows, width]), Buffer::zeros(stream, F32, &[vocabulary, width]));
         let op = LinearCrossEntropy {
             x: x.view(),
             weight: weight.view(),
@@ -352,25 +425,19 @@ fn losses(cases: &mut Cases, simd: SimdLevel) {
     });
 }
 
-fn gemms(cases: &mut Cases, simd: SimdLevel) {
-    // (m, k, n, transpose a, transpose b): a square, a layer of GPT-2 with its two gradients, its LM head.
-    let shapes = [
-        (2048, 2048, 2048, false, false),
-        (1024, 768, 3072, false, true),
-        (1024, 3072, 768, false, false),
-        (3072, 1024, 768, true, false),
-        (1024, 768, 50304, false, true),
-    ];
-    for dtype in [F32, BF16, F16] {
-        for (m, k, n, transpose_a, transpose_b) in shapes {
+fn gemms(cases: &mut Cases, sizes: &Sizes, simd: SimdLevel) {
+    let dtypes = [F32, BF16, F16].into_iter().flat_map(|d| sizes.implementation.iter().map(move |i| (d, *i)));
+    for (dtype, implementation) in dtypes {
+        for &(m, k, n, transpose_a, transpose_b) in sizes.gemm {
             let letter = |t| if t { 't' } else { 'n' };
-            let name = format!("gemm {dtype} {}{} {m}x{k}x{n}", letter(transpose_a), letter(transpose_b));
+            let own = if implementation == Implementation::Own { " own" } else { "" };
+            let name = format!("gemm {dtype} {}{} {m}x{k}x{n}{own}", letter(transpose_a), letter(transpose_b));
             add(cases, name, move |stream, name| {
                 let (a_shape, b_shape) =
                     (if transpose_a { [k, m] } else { [m, k] }, if transpose_b { [n, k] } else { [k, n] });
-                let a = Buffer::filled(dtype, &a_shape, 1.0);
-                let b = Buffer::filled(dtype, &b_shape, 1.0);
-                let c = Buffer::zeros(dtype, &[m, n]);
+                let a = Buffer::filled(stream, dtype, &a_shape, 1.0);
+                let b = Buffer::filled(stream, dtype, &b_shape, 1.0);
+                let c = Buffer::zeros(stream, dtype, &[m, n]);
                 let op = Gemm {
                     transpose_a,
                     transpose_b,
@@ -383,24 +450,29 @@ fn gemms(cases: &mut Cases, simd: SimdLevel) {
                     activation: Activation::None,
                     pre_activation: None,
                     compute: Compute::Default,
+                    implementation,
                 };
-                let ceiling = if dtype == BF16 { Ceiling::Bf16Dot(simd) } else { Ceiling::Fma(simd) };
+                let ceiling = if dtype == BF16 || (dtype == F16 && stream.runtime().device() == DeviceKind::Cuda) {
+                    Ceiling::Bf16Dot(simd)
+                } else {
+                    Ceiling::Fma(simd)
+                };
                 arithmetic(stream, name, (2.0 * (m * k * n) as f64, ceiling), vec![a, b, c], vec![call(op)])
             });
         }
     }
 }
 
-fn attentions(cases: &mut Cases, simd: SimdLevel) {
-    for (batch, time, heads, dtype) in [(4, 1024, 12, BF16), (8, 256, 6, BF16), (8, 256, 6, F32)] {
+fn attentions(cases: &mut Cases, sizes: &Sizes, simd: SimdLevel) {
+    for &((batch, time, heads, width), dtype) in sizes.attention {
         for backward in [false, true] {
             let what = if backward { "forward+backward" } else { "forward" };
-            let name = format!("attention causal {what} {dtype} B{batch} T{time} {heads}x64");
+            let name = format!("attention causal {what} {dtype} B{batch} T{time} {heads}x{width}");
             add(cases, name, move |stream, name| {
-                let shape = [batch, time, heads, 64];
-                let [q, k, v, dout] = [(); 4].map(|()| Buffer::filled(dtype, &shape, 1.0));
-                let [out, dq, dk, dv] = [(); 4].map(|()| Buffer::zeros(dtype, &shape));
-                let log_sum_exp = Buffer::zeros(F32, &[batch, heads, time]);
+                let shape = [batch, time, heads, width];
+                let [q, k, v, dout] = [(); 4].map(|()| Buffer::filled(stream, dtype, &shape, 1.0));
+                let [out, dq, dk, dv] = [(); 4].map(|()| Buffer::zeros(stream, dtype, &shape));
+                let log_sum_exp = Buffer::zeros(stream, F32, &[batch, heads, time]);
                 let forward = AttentionForward {
                     q: q.view(),
                     k: k.view(),
@@ -413,7 +485,7 @@ fn attentions(cases: &mut Cases, simd: SimdLevel) {
                 let mut ops = vec![call(forward)];
                 // Two products forward, five backward, each over the lower triangle.
                 let products = if backward { 7.0 } else { 2.0 };
-                let flops = products * 2.0 * (batch * heads * time * (time + 1) / 2 * 64) as f64;
+                let flops = products * 2.0 * (batch * heads * time * (time + 1) / 2 * width) as f64;
                 if backward {
                     ops.push(call(AttentionBackward {
                         q: q.view(),

@@ -1,15 +1,19 @@
-//! `make bench`: times every operation beside its ceiling, on 1 and 2 threads.
+//! `make bench`: times every operation beside its ceiling, on 1 and 2 threads of the CPU or on a CUDA device.
 //!
+//! `DEVICE=cuda:0` takes a CUDA device.
 //! `CASE=regex` runs the cases whose names match; `THREADS=1,2` sets the thread counts; `SIMD=avx2` sets the instruction
 //! set (portable, avx2, avx512, avx512bf16); `BENCH_JSON=file` appends one JSON object per row.
 
 mod buffer;
 mod cases;
 mod ceiling;
+mod device_ceiling;
 mod measure;
 
+use cases::Sizes;
 use indicatif::{ProgressBar, ProgressStyle};
 use regex::Regex;
+use scalert_runtime::device::{self, DeviceKind};
 use scalert_runtime::{Runtime, RuntimeDesc, SimdLevel, Stream};
 use std::env;
 use std::fs::OpenOptions;
@@ -29,7 +33,11 @@ fn main() -> ExitCode {
 
 fn run() -> Result<(), String> {
     let filter = Regex::new(&env::var("CASE").unwrap_or_default()).map_err(|e| format!("CASE: {e}"))?;
-    let threads = parse_threads(&env::var("THREADS").unwrap_or_else(|_| "1,2".into()))?;
+    let (kind, ordinal) = parse_device(&env::var("DEVICE").unwrap_or_else(|_| "cpu".into()))?;
+    let threads = match kind {
+        DeviceKind::Cpu => parse_threads(&env::var("THREADS").unwrap_or_else(|_| "1,2".into()))?,
+        DeviceKind::Cuda => vec![1],
+    };
     let simd = parse_simd(env::var("SIMD").ok().as_deref())?;
     let mut json = match env::var("BENCH_JSON") {
         Ok(path) => Some(
@@ -38,13 +46,23 @@ fn run() -> Result<(), String> {
         Err(_) => None,
     };
 
-    println!("{} on {} threads; figure, ceiling measured beside it, fraction", simd.name(), join(&threads));
+    let name = device::describe(kind, ordinal).map_err(|e| e.message)?.name;
+    match kind {
+        DeviceKind::Cpu => println!("{name}, {} threads; figure, ceiling measured beside it, fraction", join(&threads)),
+        DeviceKind::Cuda => println!("{name}; figure, ceiling measured beside it, fraction"),
+    }
+    if let Some(file) = &mut json {
+        writeln!(file, "{}", header(&name)).map_err(|e| format!("BENCH_JSON: {e}"))?;
+    }
     println!("{:<52} {:>9} {:>9} {:>6}", "case", "figure", "ceiling", "");
     for &threads in &threads {
-        let desc = RuntimeDesc { threads, simd: Some(simd), ..RuntimeDesc::default() };
+        let desc = RuntimeDesc { device: kind, ordinal, threads, simd: Some(simd), ..RuntimeDesc::default() };
         let runtime = Runtime::new(&desc).map_err(|e| e.message)?;
         let stream = Arc::new(Stream::new(&runtime).map_err(|e| e.message)?);
-        let makers: Vec<_> = cases::all(simd).into_iter().filter(|c| filter.is_match(&c.name)).collect();
+        let makers: Vec<_> = cases::all(if kind == DeviceKind::Cpu { &Sizes::CPU } else { &Sizes::CUDA }, simd)
+            .into_iter()
+            .filter(|c| filter.is_match(&c.name))
+            .collect();
         if makers.is_empty() {
             return Err(format!("no case matches {filter}"));
         }
@@ -54,7 +72,7 @@ fn run() -> Result<(), String> {
         for maker in makers {
             bar.set_message(maker.name.clone());
             let mut case = maker.build(&stream);
-            let row = measure::measure(&mut case, threads as usize);
+            let row = measure::measure(&mut case, &stream);
             drop(case);
             bar.suspend(|| {
                 println!(
@@ -74,6 +92,25 @@ fn run() -> Result<(), String> {
         bar.finish_and_clear();
     }
     Ok(())
+}
+
+/// What the rows of a file were measured on.
+fn header(device: &str) -> serde_json::Value {
+    let variable = |name: &str| env::var(name).unwrap_or_else(|_| "unknown".into());
+    let driver = std::fs::read_to_string("/proc/driver/nvidia/version").unwrap_or_default();
+    let driver = driver.lines().next().and_then(|line| line.split_whitespace().find(|word| word.contains('.')));
+    serde_json::json!({
+        "device": device, "driver": driver.unwrap_or("none"), "cublaslt": variable("BENCH_CUBLASLT"),
+        "date": variable("BENCH_DATE"), "commit": variable("BENCH_COMMIT"),
+    })
+}
+
+fn parse_device(text: &str) -> Result<(DeviceKind, i32), String> {
+    match (text, text.strip_prefix("cuda:").and_then(|ordinal| ordinal.parse().ok())) {
+        ("cpu", _) => Ok((DeviceKind::Cpu, 0)),
+        (_, Some(ordinal)) => Ok((DeviceKind::Cuda, ordinal)),
+        _ => Err(format!("DEVICE is '{text}', must be cpu or cuda:N")),
+    }
 }
 
 fn parse_threads(text: &str) -> Result<Vec<u32>, String> {

@@ -56,7 +56,7 @@ static void *allocate(size_t count, size_t size) {
 /* ---- options ---------------------------------------------------------------------------------------------------- */
 
 static struct {
-    int64_t dtype, arch, layers, width, heads, kv_heads, context, micro_batch, accumulation, steps, schedule, warmup,
+    int64_t dtype, arch, vocabulary, layers, width, heads, kv_heads, context, micro_batch, accumulation, steps, schedule, warmup,
         optimizer, seed, threads, device_memory, force_overflow, eval_every, sample, quiet;
     double lr, weight_decay, clip, dropout, loss_scale;
     const char *device;
@@ -86,6 +86,7 @@ static const struct option {
 } options[] = {
     {"dtype", "bf16", CHOICE, &opt.dtype, 0, 0, dtypes, "of weights and activations; master weights are f32"},
     {"arch", "gpt2", CHOICE, &opt.arch, 0, 0, archs, "layer norm, GELU, positions; or RMS norm, SwiGLU, rotary"},
+    {"vocabulary", "256", COUNT, &opt.vocabulary, 256, 1 << 24, NULL, "rows of the token table; text uses 256 of them"},
     {"layers", "4", COUNT, &opt.layers, 1, 1000, NULL, "transformer blocks"},
     {"width", "192", COUNT, &opt.width, 16, 65536, NULL, "of the residual stream"},
     {"heads", "6", COUNT, &opt.heads, 1, 4096, NULL, "of queries; width / heads is a multiple of 8 from 16 to 256"},
@@ -200,7 +201,7 @@ static int parse_options(int argc, char **argv) {
 
 /* ---- model and parameters --------------------------------------------------------------------------------------- */
 
-enum { VOCABULARY = 256 };
+enum { BYTES_OF_TEXT = 256 }; /* the tokens that occur */
 
 typedef struct parameter {
     int64_t rows, columns; /* columns = 0: a vector */
@@ -328,7 +329,7 @@ static void add_parameters(model_t *m) {
     group.weight_decay = 0.0f;
     CHECK(scalert_state_add_group(m->state, &group, &m->vectors));
 
-    m->token_table = add_parameter(m, "token_table", VOCABULARY, opt.width, deviation);
+    m->token_table = add_parameter(m, "token_table", opt.vocabulary, opt.width, deviation);
     m->position_table = SCALERT_NONE;
     if (!llama())
         m->position_table = add_parameter(m, "position_table", opt.context, opt.width, deviation);
@@ -345,7 +346,7 @@ static void add_parameters(model_t *m) {
     }
     m->final_norm.affine = add_affine(m, -1, "final_norm", opt.width, 0, ONES);
     /* GPT-2 reads its logits off the token table; a llama has a matrix of its own for them. */
-    m->head = llama() ? add_parameter(m, "head", VOCABULARY, opt.width, deviation) : m->token_table;
+    m->head = llama() ? add_parameter(m, "head", opt.vocabulary, opt.width, deviation) : m->token_table;
 }
 
 /* The weights of count parameters are current and on the device from acquire to release. */
@@ -421,7 +422,7 @@ static plan_t take_everything(model_t *m) {
     take(m, &plan, EXCHANGE, &m->tokens, rows, SCALERT_I32);
     take(m, &plan, EXCHANGE, &m->targets, rows, SCALERT_I32);
     take(m, &plan, EXCHANGE, &m->losses, rows, SCALERT_F32);
-    take(m, &plan, EXCHANGE, &m->logits, VOCABULARY, SCALERT_F32);
+    take(m, &plan, EXCHANGE, &m->logits, opt.vocabulary, SCALERT_F32);
     take(m, &plan, EXCHANGE, &m->loss_sum, SCALERT_EXACT_SUM_LIMBS, SCALERT_I64);
     take(m, &plan, EXCHANGE, &m->staging, (int64_t)largest, m->dtype);
     return plan;
@@ -1066,19 +1067,19 @@ static outcome_t train(model_t *m, const corpus_t *corpus) {
 
 static const double temperature = 0.8;
 
-/* Draws from softmax(logits / temperature). */
+/* Draws a byte from softmax(logits / temperature). */
 static int32_t sample_token(const float *logits, uint64_t counter) {
-    double weights[VOCABULARY], total = 0.0, point;
+    double weights[BYTES_OF_TEXT], total = 0.0, point;
     float most = logits[0];
-    for (int i = 1; i < VOCABULARY; i++)
+    for (int i = 1; i < BYTES_OF_TEXT; i++)
         most = logits[i] > most ? logits[i] : most;
-    for (int i = 0; i < VOCABULARY; i++)
+    for (int i = 0; i < BYTES_OF_TEXT; i++)
         total += weights[i] = exp((double)(logits[i] - most) / temperature);
     point = total * (double)(draw(SAMPLING, counter) >> 11) / 9007199254740992.0;
-    for (int i = 0; i < VOCABULARY; i++)
+    for (int i = 0; i < BYTES_OF_TEXT; i++)
         if ((point -= weights[i]) < 0.0)
             return i;
-    return VOCABULARY - 1;
+    return BYTES_OF_TEXT - 1;
 }
 
 static void print_escaped(int32_t byte) {
@@ -1102,7 +1103,7 @@ static void sample(model_t *m) {
         int32_t token;
         last.data = (char *)normed.data + (size_t)((length - 1) * opt.width) * dtype_bytes(m->dtype);
         last.shape[0] = 1;
-        logits = tensor(m->logits, SCALERT_F32, 2, (int64_t[]){1, VOCABULARY});
+        logits = tensor(m->logits, SCALERT_F32, 2, (int64_t[]){1, opt.vocabulary});
         acquire(m, m->head, 1);
         CHECK(scalert_gemm(m->stream, 0, 1, &last, weight(m, m->head), &logits, NULL));
         release(m, m->head, 1);

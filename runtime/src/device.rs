@@ -1,6 +1,7 @@
 //! What the machine has.
 
-use crate::error::{Error, Result, Status};
+use crate::cuda;
+use crate::error::{Error, Result};
 use scalert_kernels::backend::cpu::Level;
 
 /// Kinds of devices. The numbers are those of the C header.
@@ -23,32 +24,34 @@ pub struct DeviceInfo {
     pub ordinal: i32,
     /// Physical memory.
     pub memory_bytes: u64,
-    /// CPU: threads that a runtime uses by default.
+    /// CPU threads that a runtime uses by default.
     pub threads: u32,
     /// CPU: the best instruction set found, "CPU (avx512bf16)".
     pub name: String,
+    /// CUDA: 10 major + minor; else 0.
+    pub compute_capability: u32,
+    /// CUDA; else 0.
+    pub multiprocessors: u32,
 }
 
 /// Most threads of a runtime.
 pub const MAX_THREADS: u32 = 1024;
 
-fn no_cuda() -> Error {
-    Error::new(Status::Unavailable, "this build has no CUDA kernels")
-}
-
-/// Number of devices of a kind; `UNAVAILABLE` for kinds that this build lacks.
+/// Number of devices of a kind; `UNAVAILABLE` with the reason for kinds that this build or machine lacks.
 pub fn count(kind: DeviceKind) -> Result<u32> {
     match kind {
         DeviceKind::Cpu => Ok(1),
-        DeviceKind::Cuda => Err(no_cuda()),
+        DeviceKind::Cuda => cuda::count(),
     }
 }
 
 /// Describes one device.
 pub fn describe(kind: DeviceKind, ordinal: i32) -> Result<DeviceInfo> {
-    let devices = count(kind)?;
-    if !(0..devices as i64).contains(&(ordinal as i64)) {
-        return Err(Error::invalid("ordinal", format!("{ordinal} must be 0 to {}", devices - 1)));
+    if kind == DeviceKind::Cuda {
+        return cuda::describe(ordinal);
+    }
+    if ordinal != 0 {
+        return Err(Error::invalid("ordinal", format!("{ordinal} must be 0: there is one CPU")));
     }
     Ok(DeviceInfo {
         kind,
@@ -56,6 +59,8 @@ pub fn describe(kind: DeviceKind, ordinal: i32) -> Result<DeviceInfo> {
         memory_bytes: physical_memory(),
         threads: default_threads(),
         name: format!("CPU ({})", Level::detect().name()),
+        compute_capability: 0,
+        multiprocessors: 0,
     })
 }
 
@@ -73,9 +78,10 @@ fn physical_memory() -> u64 {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::error::Status;
 
     #[test]
-    fn there_is_one_cpu_and_no_cuda() {
+    fn there_is_one_cpu() {
         assert_eq!(count(DeviceKind::Cpu), Ok(1));
         let cpu = describe(DeviceKind::Cpu, 0).unwrap();
         assert!(cpu.threads >= 1 && cpu.memory_bytes > 1 << 20, "{cpu:?}");
@@ -84,7 +90,5 @@ mod tests {
         for ordinal in [-1, 1, i32::MAX] {
             assert_eq!(describe(DeviceKind::Cpu, ordinal).unwrap_err().status, Status::InvalidArgument);
         }
-        assert_eq!(count(DeviceKind::Cuda).unwrap_err().status, Status::Unavailable);
-        assert_eq!(describe(DeviceKind::Cuda, 0).unwrap_err().status, Status::Unavailable);
     }
 }

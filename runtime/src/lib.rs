@@ -5,7 +5,7 @@
 //! | module | is |
 //! |---|---|
 //! | [`error`] | statuses and errors |
-//! | [`device`] | what the machine has |
+//! | [`device`], [`cuda`] | what the machine has; contexts of CUDA devices |
 //! | [`log`] | messages to the host's sink |
 //! | [`threads`] | the kernels' workers over an own pool or the host's |
 //! | [`memory`] | tiers, budgets and the ledger; owned blocks; arenas |
@@ -19,6 +19,7 @@
 //! [`state::State`], [`precision::Scaler`], [`memory::Arena`]) notice a second one and refuse it with
 //! `FAILED_PRECONDITION`; after a panic inside a call they refuse everything with `INTERNAL`.
 
+pub mod cuda;
 pub mod device;
 pub mod error;
 pub mod event;

@@ -1,11 +1,13 @@
 //! One device of one rank: byte budgets, hooks, threads and the ledger that every byte of it is entered in.
 
+use crate::cuda::Context;
 use crate::device::{self, DeviceKind, MAX_THREADS};
 use crate::error::{Error, Result, Status};
 use crate::log::{Log, LogLevel};
 use crate::memory::{Allocator, Ledger, Memory, MemoryReport};
 use crate::threads::{HostThreads, Threads};
 use scalert_kernels::backend::cpu::Level;
+use scalert_kernels::view::View;
 use std::sync::Arc;
 
 /// How a runtime is made. The default is the CPU with all its threads, no limits and no hooks.
@@ -39,15 +41,22 @@ pub struct Runtime {
 
 struct Inner {
     memory: Arc<Memory>,
+    device: Device,
     threads: Threads,
     level: Level,
     log: Log,
 }
 
+/// What operations run on.
+enum Device {
+    Cpu,
+    Cuda(Arc<Context>),
+}
+
 impl Runtime {
-    /// Makes a runtime. Starts no thread yet.
+    /// Makes a runtime. Starts no thread yet. On a CUDA device it uses this thread's current context if that is of the
+    /// device, else the primary one.
     pub fn new(desc: &RuntimeDesc) -> Result<Runtime> {
-        device::describe(desc.device, desc.ordinal)?;
         let level = desc.simd.unwrap_or_else(Level::detect);
         if !level.is_available() {
             let best = Level::detect().name();
@@ -73,22 +82,52 @@ impl Runtime {
             None if desc.threads == 0 => Threads::own(device::default_threads(), desc.log.clone()),
             None => Threads::own(desc.threads, desc.log.clone()),
         };
-        let memory = Arc::new(Memory::new(Ledger::new(desc.budgets), desc.allocator.clone(), desc.ordinal));
-        let inner = Inner { memory, threads, level, log: desc.log.clone() };
+        let device = match desc.device {
+            DeviceKind::Cpu => device::describe(DeviceKind::Cpu, desc.ordinal).map(|_| Device::Cpu)?,
+            DeviceKind::Cuda => Device::Cuda(Arc::new(Context::new(desc.ordinal)?)),
+        };
+        let context = match &device {
+            Device::Cpu => None,
+            Device::Cuda(context) => Some(Arc::clone(context)),
+        };
+        let ledger = Ledger::new(desc.budgets);
+        let memory = Arc::new(Memory::new(ledger, desc.allocator.clone(), desc.ordinal, context));
+        let inner = Inner { memory, device, threads, level, log: desc.log.clone() };
         inner.log.write(LogLevel::Info, || {
-            format!("runtime on CPU {}: {}, {} threads", desc.ordinal, level.name(), inner.threads.threads())
+            let kind = match desc.device {
+                DeviceKind::Cpu => "CPU",
+                DeviceKind::Cuda => "CUDA device",
+            };
+            format!("runtime on {kind} {}: {}, {} threads", desc.ordinal, level.name(), inner.threads.threads())
         });
         Ok(Runtime { inner: Arc::new(inner) })
     }
 
     /// Kind of its device.
     pub fn device(&self) -> DeviceKind {
-        DeviceKind::Cpu
+        match self.inner.device {
+            Device::Cpu => DeviceKind::Cpu,
+            Device::Cuda(_) => DeviceKind::Cuda,
+        }
     }
 
     /// Number of its device.
     pub fn ordinal(&self) -> i32 {
-        0
+        self.cuda().map_or(0, |context| context.ordinal())
+    }
+
+    /// The context of its device; None on the CPU.
+    pub(crate) fn cuda(&self) -> Option<&Arc<Context>> {
+        match &self.inner.device {
+            Device::Cpu => None,
+            Device::Cuda(context) => Some(context),
+        }
+    }
+
+    /// Requires the memory of an argument to be reached by the device: on a CUDA device it is memory of the device,
+    /// managed memory or pinned host memory. Cheap: one question to the driver.
+    pub fn expect_reachable(&self, argument: &str, view: &View<'_>) -> Result<()> {
+        self.cuda().map_or(Ok(()), |context| context.expect_reachable(argument, view))
     }
 
     /// What the ledger holds now, and the most it ever held.

@@ -5,7 +5,7 @@ use crate::argument::{Flag, Live, Options, enumeration};
 use crate::tensor::{Tensor, TensorView, optional_view};
 use scalert_runtime::Stream;
 use scalert_runtime::ops::bias_gradient::BiasGradient;
-use scalert_runtime::ops::gemm::{Activation, Compute, Gemm};
+use scalert_runtime::ops::gemm::{Activation, Compute, Gemm, Implementation};
 
 c_enum! {
     Activation as "scalert_activation_t" {
@@ -24,6 +24,14 @@ c_enum! {
     }
 }
 
+c_enum! {
+    Implementation as "scalert_implementation_t" {
+        SCALERT_IMPLEMENTATION_AUTO = 0 => Implementation::Auto,
+        SCALERT_IMPLEMENTATION_OWN = 1 => Implementation::Own,
+        SCALERT_IMPLEMENTATION_VENDOR = 2 => Implementation::Vendor,
+    }
+}
+
 c_struct! {
     GemmOptions as "scalert_gemm_options_t" {
         struct_size: usize,
@@ -33,6 +41,7 @@ c_struct! {
         activation: i32,
         pre_activation: *const Tensor,
         compute: i32,
+        implementation: i32,
     }
 }
 
@@ -65,6 +74,7 @@ export! {
                 activation: enumeration("activation", options.activation)?,
                 pre_activation,
                 compute: enumeration("compute", options.compute)?,
+                implementation: enumeration("implementation", options.implementation)?,
             },
         )
     }

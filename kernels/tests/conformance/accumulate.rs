@@ -68,26 +68,28 @@ fn y_count_and_squares_are_exact() {
 
 #[test]
 fn micro_batches_add_their_squares() {
-    let mut rng = Rng(2);
-    let (y, nonfinite, sum) = (Tensor::new(DType::F32, &[1000]), integers(1, 0), integers(WORDS, 0));
-    let mut expected = Accumulator::ZERO;
-    for micro in 0..3 {
-        let x = Tensor::new(DType::F16, &[1000]).normal(&mut rng, 1.0);
-        let op = Accumulate {
-            x: x.view(),
-            overwrite: micro == 0,
-            y: y.view(),
-            nonfinite: nonfinite.view(),
-            square_sum: Some(sum.view()),
-        };
-        run_with(&op, levels()[0], 1);
-        let alone = integers(WORDS, 0);
-        run_with(&ExactSum { x: x.view(), square: true, accumulator: alone.view() }, levels()[0], 1);
-        let words: Vec<i64> = alone.bits().iter().map(|b| *b as i64).collect();
-        expected.merge(&Accumulator { words: words.try_into().unwrap() });
+    for target in targets() {
+        let mut rng = Rng(2);
+        let (y, nonfinite, sum) = (Tensor::new(DType::F32, &[1000]), integers(1, 0), integers(WORDS, 0));
+        let mut expected = Accumulator::ZERO;
+        for micro in 0..3 {
+            let x = Tensor::new(DType::F16, &[1000]).normal(&mut rng, 1.0);
+            let op = Accumulate {
+                x: x.view(),
+                overwrite: micro == 0,
+                y: y.view(),
+                nonfinite: nonfinite.view(),
+                square_sum: Some(sum.view()),
+            };
+            run_with(&op, target, 1);
+            let alone = integers(WORDS, 0);
+            run_with(&ExactSum { x: x.view(), square: true, accumulator: alone.view() }, levels()[0], 1);
+            let words: Vec<i64> = alone.bits().iter().map(|b| *b as i64).collect();
+            expected.merge(&Accumulator { words: words.try_into().unwrap() });
+        }
+        expected.carry();
+        assert_eq!(sum.bits(), expected.words.map(|w| w as u64), "{}", target.name());
     }
-    expected.carry();
-    assert_eq!(sum.bits(), expected.words.map(|w| w as u64));
 }
 
 #[test]

@@ -1,7 +1,7 @@
 //! The CUDA device that the suite runs on: the machine's first GPU where there is one, else the emulated one.
 //! `SCALERT_TEST_DEVICE=emulated` takes the emulated one in any case.
 
-use scalert_kernels::backend::cuda::{CudaError, Device, Driver, Gpu, Handle, Properties, image};
+use scalert_kernels::backend::cuda::{CudaError, Device, Driver, Gpu, Handle, Properties, cublaslt, image};
 use scalert_kernels::ops::Op;
 use std::ffi::{CStr, c_void};
 use std::sync::OnceLock;
@@ -21,6 +21,22 @@ pub fn cuda() -> Option<&'static Cuda> {
         cuda.enter();
     }
     cuda
+}
+
+/// The device with NVIDIA's libraries: its own where it is a GPU, else stand-ins that compute on the host.
+pub fn cuda_with_libraries() -> Option<&'static Cuda> {
+    static CUDA: OnceLock<Option<Cuda>> = OnceLock::new();
+    let plain = cuda()?;
+    if !plain.emulated {
+        return cublaslt::available().is_ok().then_some(plain);
+    }
+    let open = || {
+        // SAFETY: the stand-in's functions have the signatures of cuBLASLt's.
+        assert!(unsafe { cublaslt::provide(&crate::cublaslt::symbol) }, "nothing has loaded cuBLASLt before");
+        let device = Device::new(plain.device.driver(), 0).expect("the device says what it has").with_libraries();
+        Some(Cuda { device, context: plain.context, emulated: true })
+    };
+    CUDA.get_or_init(open).as_ref()
 }
 
 fn emulated_symbol(name: &CStr) -> *const c_void {
@@ -57,6 +73,10 @@ impl Cuda {
     fn enter(&self) {
         // SAFETY: the context is retained for ever.
         unsafe { self.device.driver().context_set(self.context as Handle) }.expect("the context is valid");
+    }
+
+    pub fn device(&self) -> &Device {
+        &self.device
     }
 
     pub fn properties(&self) -> &Properties {

@@ -1,13 +1,13 @@
 use crate::harness::{
-    Rng, Target, Tensor, assert_each_close, epsilon, half_denormal, levels, run_everywhere, run_with,
+    Rng, Target, Tensor, assert_each_close, epsilon, half_denormal, levels, run_everywhere, run_with, targets,
 };
 use scalert_kernels::backend::cpu::Level;
 use scalert_kernels::dtype::DType;
 use scalert_kernels::ops::Op;
-use scalert_kernels::ops::gemm::{Activation, Compute, Gemm, reference};
+use scalert_kernels::ops::gemm::{Activation, Compute, Gemm, Implementation, reference};
 use scalert_kernels::view::View;
 
-const TRANSPOSES: [[bool; 2]; 4] = [[false, false], [true, false], [false, true], [true, true]];
+pub const TRANSPOSES: [[bool; 2]; 4] = [[false, false], [true, false], [false, true], [true, true]];
 
 fn exchanged(shape: &[usize], transposed: bool) -> Vec<usize> {
     let mut shape = shape.to_vec();
@@ -19,23 +19,24 @@ fn exchanged(shape: &[usize], transposed: bool) -> Vec<usize> {
 }
 
 /// One product with everything that can be asked of it, and its expected result.
-struct Case {
-    dims: [usize; 3],
-    transposes: [bool; 2],
-    a: Tensor,
-    b: Tensor,
-    c: Tensor,
-    alpha: f32,
-    beta: f32,
-    bias: Option<Tensor>,
-    activation: Activation,
+pub struct Case {
+    pub dims: [usize; 3],
+    pub transposes: [bool; 2],
+    pub a: Tensor,
+    pub b: Tensor,
+    pub c: Tensor,
+    pub alpha: f32,
+    pub beta: f32,
+    pub bias: Option<Tensor>,
+    pub activation: Activation,
     /// Read by backward activations; a forward one writes a copy of it.
-    pre_activation: Option<Tensor>,
-    compute: Compute,
+    pub pre_activation: Option<Tensor>,
+    pub compute: Compute,
+    pub implementation: Implementation,
 }
 
 impl Case {
-    fn new(rng: &mut Rng, dims: [usize; 3], transposes: [bool; 2], dtype: DType, c_dtype: DType) -> Case {
+    pub fn new(rng: &mut Rng, dims: [usize; 3], transposes: [bool; 2], dtype: DType, c_dtype: DType) -> Case {
         let [m, n, k] = dims;
         let a_shape = exchanged(&[m, k], transposes[0]);
         let b_shape = exchanged(&[k, n], transposes[1]);
@@ -51,11 +52,32 @@ impl Case {
             activation: Activation::None,
             pre_activation: None,
             compute: Compute::Default,
+            implementation: Implementation::Auto,
+        }
+    }
+
+    /// [`Self::new`] with rows of whole 16 bytes.
+    pub fn aligned(rng: &mut Rng, dims: [usize; 3], transposes: [bool; 2], dtype: DType, c_dtype: DType) -> Case {
+        let case = Case::new(rng, dims, transposes, dtype, c_dtype);
+        let padded = |tensor: &Tensor| {
+            let width = *tensor.shape().last().unwrap();
+            Tensor::with_layout(tensor.dtype(), tensor.shape(), width.next_multiple_of(8) + 8 - width, 0)
+        };
+        Case {
+            a: padded(&case.a).normal(rng, 1.0),
+            b: padded(&case.b).normal(rng, 1.0),
+            c: padded(&case.c).fill(|_| f64::NAN),
+            ..case
         }
     }
 
     /// The outputs: c, and pre_activation if there is one.
     fn run(&self, target: impl Into<Target>, threads: usize) -> Vec<Tensor> {
+        self.run_by(|op| run_with(op, target, threads))
+    }
+
+    /// [`Self::run`] with a way of one's own to run.
+    pub fn run_by(&self, run: impl FnOnce(&Gemm<'_>)) -> Vec<Tensor> {
         let c = self.c.clone();
         let pre = self.pre_activation.clone();
         let op = Gemm {
@@ -70,12 +92,24 @@ impl Case {
             activation: self.activation,
             pre_activation: pre.as_ref().map(Tensor::view),
             compute: self.compute,
+            implementation: self.implementation,
         };
-        run_with(&op, target, threads);
+        run(&op);
         std::iter::once(c).chain(pre).collect()
     }
 
-    fn check(&self, what: &str) {
+    pub fn check(&self, what: &str) {
+        let outputs = run_everywhere(|level, threads| self.run(level, threads));
+        self.check_outputs(what, outputs.iter().map(|(level, outputs)| (level.name(), &outputs[..])), 0.0);
+    }
+
+    /// Requires what the contract promises of the outputs of each target; `coarse` is added to the relative error.
+    pub fn check_outputs<'a>(
+        &self,
+        what: &str,
+        targets: impl IntoIterator<Item = (&'a str, &'a [Tensor])>,
+        coarse: f64,
+    ) {
         let [_, n, k] = self.dims;
         let (a, b, c) = (self.a.values(), self.b.values(), self.c.values());
         let bias = self.bias.as_ref().map(Tensor::values);
@@ -103,9 +137,9 @@ impl Case {
         let gelu = if self.activation == Activation::None { 0.0 } else { 16.0 };
         let dtype = self.c.dtype();
         let tolerance =
-            |i: usize| (k as f64 + 4.0 + gelu) * 1.13 * 2f64.powi(-24) * magnitude[i] + half_denormal(dtype);
-        for (level, outputs) in run_everywhere(|level, threads| self.run(level, threads)) {
-            let what = format!("{what} {:?} {:?} {} {}", self.dims, self.transposes, self.a.dtype(), level.name());
+            |i: usize| ((k as f64 + 4.0 + gelu) * 1.13 * 2f64.powi(-24) + coarse) * magnitude[i] + half_denormal(dtype);
+        for (name, outputs) in targets {
+            let what = format!("{what} {:?} {:?} {} {name}", self.dims, self.transposes, self.a.dtype());
             assert_each_close(&format!("{what} c"), &outputs[0], &after, epsilon(dtype), tolerance);
             if let (Some(pre), false) = (outputs.get(1), backward) {
                 assert_each_close(&format!("{what} pre_activation"), pre, &before, epsilon(dtype), tolerance);
@@ -205,7 +239,7 @@ fn backward_activation_may_overwrite_its_input() {
     case.activation = Activation::GeluTanhBackward;
     let pre = Tensor::with_layout(DType::BF16, &[9, 40], 1, 1).normal(&mut rng, 1.0);
     case.pre_activation = Some(pre.clone());
-    for level in levels() {
+    for level in targets() {
         let apart = case.run(level, 2);
         let c = pre.clone();
         let op = Gemm {
@@ -276,13 +310,19 @@ fn batches_are_the_products_of_their_matrices() {
 fn a_row_has_the_same_bits_in_any_batch() {
     let mut rng = Rng(6);
     for dtype in DType::FLOATS {
-        let case = Case::new(&mut rng, [61, 70, 600], [false, true], dtype, DType::F32);
-        for level in levels() {
+        let mut case = Case::new(&mut rng, [61, 70, 600], [false, true], dtype, DType::F32);
+        // cuBLASLt promises no such thing.
+        case.implementation = Implementation::Own;
+        for level in targets() {
             let all = case.run(level, 1).remove(0).bits();
             for row in [0, 13, 14, 60] {
                 let a = Tensor::new(dtype, &[1, 600]).fill(|i| case.a.get(row * 600 + i));
                 let c = Tensor::new(DType::F32, &[1, 70]);
-                run_with(&Gemm::new(false, true, a.view(), case.b.view(), c.view()), level, 2);
+                let op = Gemm {
+                    implementation: case.implementation,
+                    ..Gemm::new(false, true, a.view(), case.b.view(), c.view())
+                };
+                run_with(&op, level, 2);
                 assert!(c.bits() == all[row * 70..][..70], "{dtype} {} row {row}", level.name());
             }
         }
@@ -323,7 +363,7 @@ fn empty_results_are_fine() {
     }
     let (a, b, c) = ([0, 2, 3], [3, 4], [0, 2, 4]);
     let [a, b, c] = [&a[..], &b[..], &c[..]].map(|shape| Tensor::new(DType::F16, shape));
-    for level in levels() {
+    for level in targets() {
         run_with(&Gemm::new(false, false, a.view(), b.view(), c.view()), level, 2);
     }
 }

@@ -1,6 +1,7 @@
 //! Arenas: memory for the host's activations, inside the budgets.
 
 use super::{Block, Purpose, Tier};
+use crate::device::DeviceKind;
 use crate::error::{Error, Result, Status};
 use crate::exclusive::Exclusive;
 use crate::runtime::Runtime;
@@ -18,10 +19,14 @@ impl Arena {
     /// Alignment of what [`Arena::alloc`] gives.
     pub const ALIGNMENT: u64 = Block::ALIGNMENT as u64;
 
-    /// Allocates `bytes` of a tier: DEVICE or HOST on the CPU device.
+    /// Allocates `bytes` of a tier: DEVICE or HOST, or PINNED on a CUDA device.
     pub fn new(runtime: &Runtime, tier: Tier, bytes: u64) -> Result<Arena> {
-        if !matches!(tier, Tier::Device | Tier::Host) {
-            return Err(Error::invalid("tier", format!("{tier} must be DEVICE or HOST on the CPU device")));
+        let (tiers, must): (&[Tier], _) = match runtime.device() {
+            DeviceKind::Cpu => (&[Tier::Device, Tier::Host], "DEVICE or HOST on the CPU device"),
+            DeviceKind::Cuda => (&[Tier::Device, Tier::Pinned, Tier::Host], "DEVICE, PINNED or HOST"),
+        };
+        if !tiers.contains(&tier) {
+            return Err(Error::invalid("tier", format!("{tier} must be {must}")));
         }
         let block = Block::new(runtime.memory(), tier, Purpose::Arena, bytes, false)?;
         Ok(Arena { mark: Exclusive::new("arena", 0), block, _runtime: runtime.clone() })

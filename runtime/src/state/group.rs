@@ -136,7 +136,7 @@ impl Update<'_> {
         }
     }
 
-    pub(super) fn run(&self, queue: &mut Queue<'_>) {
+    pub(super) fn run(&self, queue: &mut Queue<'_>) -> Result<()> {
         match self {
             Update::AdamW(op) => queue.run(op),
             Update::Sgd(op) => queue.run(op),

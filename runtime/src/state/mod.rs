@@ -262,8 +262,8 @@ impl State {
         let round = round.map(|weight| WriteBack { master: destination, weight });
         queue.prepare(&copy)?;
         round.iter().try_for_each(|op| queue.prepare(op))?;
-        queue.run(&copy);
-        round.iter().for_each(|op| queue.run(op));
+        queue.run(&copy)?;
+        round.iter().try_for_each(|op| queue.run(op))?;
         Ok(())
     }
 

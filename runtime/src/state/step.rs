@@ -114,29 +114,33 @@ impl Inner {
     }
 
     /// The exact sum of squares over `views`, rounded once, and the number of elements that are not finite.
-    fn sum_squares<'a>(&'a self, queue: &mut Queue<'_>, views: impl Iterator<Item = View<'a>>) -> (f64, u64) {
+    fn sum_squares<'a>(
+        &'a self,
+        queue: &mut Queue<'_>,
+        mut views: impl Iterator<Item = View<'a>>,
+    ) -> Result<(f64, u64)> {
         // SAFETY: the scratch begins with an accumulator, which this call alone uses.
         unsafe { self.accumulator().write(Accumulator::ZERO) };
-        views.for_each(|x| queue.run(&self.square_sum(x)));
+        views.try_for_each(|x| queue.run(&self.square_sum(x)))?;
         // SAFETY: as above, and the work that wrote it is done.
         let total = unsafe { self.accumulator().read() };
-        (total.sum(), total.nonfinite())
+        Ok((total.sum(), total.nonfinite()))
     }
 
     /// The first parameter whose accumulated gradient is not finite; if all are, the one of the largest norm.
-    fn first_overflow(&self, queue: &mut Queue<'_>) -> u32 {
+    fn first_overflow(&self, queue: &mut Queue<'_>) -> Result<u32> {
         let mut largest = (0, 0.0);
         for (i, parameter) in self.parameters.iter().enumerate() {
             let gradient = self.group_of(i).part(parameter, super::Part::Gradient).expect("every group has gradients");
-            let (sum, nonfinite) = self.sum_squares(queue, std::iter::once(gradient));
+            let (sum, nonfinite) = self.sum_squares(queue, std::iter::once(gradient))?;
             if nonfinite > 0 {
-                return i as u32;
+                return Ok(i as u32);
             }
             if sum > largest.1 {
                 largest = (i as u32, sum);
             }
         }
-        largest.0
+        Ok(largest.0)
     }
 }
 
@@ -186,14 +190,14 @@ impl State {
         queue.prepare(&op)?;
         // SAFETY: the count is one i64 of the scratch, which this call alone uses.
         unsafe { count.write(0) };
-        queue.run(&op);
+        queue.run(&op)?;
         // SAFETY: as above, and the work that wrote it is done.
         if unsafe { count.read() } != 0 {
             let here = (inner.machine.micros(), parameter);
             inner.overflow = Some(inner.overflow.map_or(here, |first| first.min(here)));
         }
         if let Some(event) = consumed {
-            event.record_in(&queue);
+            event.record_in(&queue)?;
         }
         inner.machine.gradient(i);
         Ok(())
@@ -247,7 +251,7 @@ impl State {
         inner.groups.iter().try_for_each(|group| queue.prepare(&inner.square_sum(group.gradients())))?;
 
         if inner.machine.micros() == 0 {
-            inner.groups.iter().for_each(|group| queue.run(&Fill { value: 0.0, y: group.gradients() }));
+            inner.groups.iter().try_for_each(|group| queue.run(&Fill { value: 0.0, y: group.gradients() }))?;
         }
         let mut result = StepResult {
             step: inner.steps,
@@ -261,14 +265,14 @@ impl State {
         };
         let mut overflow = inner.overflow;
         if overflow.is_none() {
-            let (sum, nonfinite) = inner.sum_squares(&mut queue, inner.groups.iter().map(Group::gradients));
+            let (sum, nonfinite) = inner.sum_squares(&mut queue, inner.groups.iter().map(Group::gradients))?;
             let norm = sum.sqrt() * figures.unscale;
             let clip_factor = figures.clip_factor(norm);
             // No element is larger than the norm: below the largest f32 none overflows when it is scaled.
             if nonfinite > 0 || norm * clip_factor > f64::from(f32::MAX) {
-                overflow = Some((inner.machine.micros().saturating_sub(1), inner.first_overflow(&mut queue)));
+                overflow = Some((inner.machine.micros().saturating_sub(1), inner.first_overflow(&mut queue)?));
             } else {
-                inner.groups.iter().for_each(|group| group.update(&rates(clip_factor)).run(&mut queue));
+                inner.groups.iter().try_for_each(|group| group.update(&rates(clip_factor)).run(&mut queue))?;
                 inner.steps = taken;
                 result = StepResult { step: taken, gradient_norm: norm, clip_factor, skipped: false, ..result };
             }

@@ -1,5 +1,6 @@
 //! One device in one context: its properties, and its functions, loaded when they are first launched.
 
+use super::cublaslt::CublasLt;
 use super::driver::{CudaError, Driver, Handle, Library, attribute};
 use super::image;
 use std::collections::HashMap;
@@ -17,6 +18,8 @@ pub struct Properties {
     pub shared_bytes: u32,
     /// Bytes of the second-level cache.
     pub l2_bytes: u32,
+    /// Whether the driver is this machine's own, so that NVIDIA's libraries work on the device too.
+    pub native: bool,
 }
 
 /// A device in a context. Its methods need the context to be current on the calling thread.
@@ -24,6 +27,7 @@ pub struct Device {
     driver: &'static Driver,
     properties: Properties,
     modules: Mutex<Modules>,
+    cublas_lt: CublasLt,
 }
 
 #[derive(Default)]
@@ -60,8 +64,15 @@ impl Device {
             multiprocessors: read(attribute::MULTIPROCESSORS)?.max(1),
             shared_bytes: read(attribute::SHARED_MEMORY_OPT_IN)?,
             l2_bytes: read(attribute::L2_BYTES)?,
+            native: Driver::of_machine().is_ok_and(|machine| std::ptr::eq(machine, driver)),
         };
-        Ok(Device { driver, properties, modules: Mutex::default() })
+        Ok(Device { driver, properties, modules: Mutex::default(), cublas_lt: CublasLt::default() })
+    }
+
+    /// With the libraries of [`super::cublaslt::provide`] and the like, whatever the driver.
+    pub fn with_libraries(mut self) -> Device {
+        self.properties.native = true;
+        self
     }
 
     /// Its driver.
@@ -72,6 +83,11 @@ impl Device {
     /// What launches are sized by.
     pub fn properties(&self) -> &Properties {
         &self.properties
+    }
+
+    /// cuBLASLt on this device. Only where the device is [`Properties::native`].
+    pub(crate) fn cublas_lt(&self) -> &CublasLt {
+        &self.cublas_lt
     }
 
     /// The function `name` of the file `file`, loaded at first use. Loading is allowed while a stream is captured.
@@ -151,6 +167,7 @@ impl Device {
 
     /// Unloads what was loaded. A context that is gone has done so itself.
     pub fn unload(&mut self) {
+        self.cublas_lt.destroy();
         let modules = self.modules.get_mut().unwrap_or_else(std::sync::PoisonError::into_inner);
         modules.functions.clear();
         for (_, module) in modules.loaded.drain() {

@@ -62,12 +62,15 @@ impl std::fmt::Display for CudaError {
 
 impl std::error::Error for CudaError {}
 
+/// cuGetErrorName and cuGetErrorString.
+type ErrorText = unsafe extern "C" fn(c_int, *mut *const c_char) -> c_int;
+
 macro_rules! functions {
     ($($(#[$doc:meta])* fn $name:ident = $symbol:literal($($argument:ident: $type:ty),*);)*) => {
         /// The functions of one driver.
         pub struct Driver {
-            error_name: unsafe extern "C" fn(c_int, *mut *const c_char) -> c_int,
-            error_string: unsafe extern "C" fn(c_int, *mut *const c_char) -> c_int,
+            error_name: ErrorText,
+            error_string: ErrorText,
             $($name: unsafe extern "C" fn($($type),*) -> c_int,)*
         }
 
@@ -85,8 +88,8 @@ macro_rules! functions {
                 // CUDA driver API fixes.
                 unsafe {
                     Ok(Driver {
-                        error_name: std::mem::transmute::<*const c_void, _>(find("cuGetErrorName")?),
-                        error_string: std::mem::transmute::<*const c_void, _>(find("cuGetErrorString")?),
+                        error_name: std::mem::transmute::<*const c_void, ErrorText>(find("cuGetErrorName")?),
+                        error_string: std::mem::transmute::<*const c_void, ErrorText>(find("cuGetErrorString")?),
                         $($name: std::mem::transmute::<*const c_void, unsafe extern "C" fn($($type),*) -> c_int>(
                             find($symbol)?,
                         ),)*
@@ -138,6 +141,8 @@ functions! {
     fn context_set = "cuCtxSetCurrent"(context: Handle);
     /// Device of the current context.
     fn context_device = "cuCtxGetDevice"(device: *mut c_int);
+    /// A number of a context that is never used again.
+    fn context_id = "cuCtxGetId"(context: Handle, id: *mut u64);
     /// Blocks until everything in the current context is done.
     fn context_synchronize = "cuCtxSynchronize"();
     /// Device memory.
@@ -158,6 +163,10 @@ functions! {
     fn set_bytes_async = "cuMemsetD8Async"(to: DevicePointer, value: u8, bytes: usize, stream: Handle);
     /// What is known of an address.
     fn pointer_attribute = "cuPointerGetAttribute"(value: *mut c_void, attribute: c_int, address: DevicePointer);
+    /// Several things that are known of an address; those that are not known are zero.
+    fn pointer_attributes = "cuPointerGetAttributes"(
+        count: c_uint, attributes: *mut c_int, values: *mut *mut c_void, address: DevicePointer
+    );
     /// A stream with a priority.
     fn stream_create = "cuStreamCreateWithPriority"(stream: *mut Handle, flags: c_uint, priority: c_int);
     /// Destroys a stream.
@@ -172,6 +181,11 @@ functions! {
     fn stream_context = "cuStreamGetCtx"(stream: Handle, context: *mut Handle);
     /// Whether a stream records a graph: 0 none, 1 active, 2 invalidated.
     fn stream_is_capturing = "cuStreamIsCapturing"(stream: Handle, status: *mut c_int);
+    /// Whether a stream records a graph, as above, and the number of that capture; other results may be null.
+    fn stream_capture_info = "cuStreamGetCaptureInfo_v3"(
+        stream: Handle, status: *mut c_int, id: *mut u64, graph: *mut Handle,
+        dependencies: *mut *const Handle, edges: *mut *const c_void, count: *mut usize
+    );
     /// Exchanges how this thread treats calls that a capture on another stream may forbid.
     fn exchange_capture_mode = "cuThreadExchangeStreamCaptureMode"(mode: *mut c_int);
     /// An event.
@@ -250,7 +264,7 @@ impl Driver {
 
     /// The error of a code that `call` returned.
     pub fn error(&self, call: &'static str, code: i32) -> CudaError {
-        let text = |function: unsafe extern "C" fn(c_int, *mut *const c_char) -> c_int| {
+        let text = |function: ErrorText| {
             let mut text = std::ptr::null();
             // SAFETY: writes a pointer to a static string, or leaves null for a code that it does not know.
             unsafe {

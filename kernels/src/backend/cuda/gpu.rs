@@ -138,3 +138,24 @@ macro_rules! by_dtype {
         }
     };
 }
+
+/// The name of a kernel for two dtypes: `by_dtypes!("cast", f32, bf16)` is "cast_f32_bf16".
+#[macro_export]
+macro_rules! by_dtypes {
+    ($prefix:literal, $first:expr, $second:expr) => {
+        match $first {
+            $crate::dtype::DType::F32 => $crate::by_dtypes!(@ $prefix, "_f32", $second),
+            $crate::dtype::DType::BF16 => $crate::by_dtypes!(@ $prefix, "_bf16", $second),
+            $crate::dtype::DType::F16 => $crate::by_dtypes!(@ $prefix, "_f16", $second),
+            other => unreachable!("{other} is not a float: the operation's check let it through"),
+        }
+    };
+    (@ $prefix:literal, $first:literal, $second:expr) => {
+        match $second {
+            $crate::dtype::DType::F32 => concat!($prefix, $first, "_f32"),
+            $crate::dtype::DType::BF16 => concat!($prefix, $first, "_bf16"),
+            $crate::dtype::DType::F16 => concat!($prefix, $first, "_f16"),
+            other => unreachable!("{other} is not a float: the operation's check let it through"),
+        }
+    };
+}

@@ -32,6 +32,20 @@ impl Strided {
         strided
     }
 
+    /// The elements of a view of at most four dimensions, each as a row of its own.
+    pub fn elements(view: &View<'_>) -> Strided {
+        let (shape, stride) = ([view.shape(), &[1]].concat(), [view.stride(), &[1]].concat());
+        // SAFETY: the elements of a view, whose maker promised them.
+        let rows = unsafe { View::new("elements", view.data(), view.dtype(), &shape, &stride) };
+        Strided::rows(&rows.expect("a view with one dimension fewer than may be"))
+    }
+
+    /// Whether every row begins at a multiple of `bytes`, where an element has `size` bytes.
+    pub fn is_aligned(&self, bytes: usize, size: usize) -> bool {
+        let mut strides = self.extent.iter().zip(&self.stride).filter(|(extent, _)| **extent > 1);
+        self.data.is_multiple_of(bytes as u64) && strides.all(|(_, stride)| (*stride as usize * size).is_multiple_of(bytes))
+    }
+
     /// The rows of a view that may be absent.
     pub fn rows_of(view: &Option<View<'_>>) -> Strided {
         view.as_ref().map_or(Strided::NONE, Strided::rows)

@@ -18,11 +18,13 @@
 //! Source: gradient accumulation; Neal 2015 for the sum.
 
 mod cpu;
+mod cuda;
 pub mod reference;
 
 use super::Op;
 use super::exact_sum::check_accumulator;
 use crate::backend::cpu::Cpu;
+use crate::backend::cuda::{CudaError, Gpu};
 use crate::dtype::DType;
 use crate::exact_sum::WorkerSums;
 use crate::view::{Invalid, View};
@@ -44,6 +46,8 @@ pub struct Accumulate<'a> {
 
 impl Op for Accumulate<'_> {
     const NAME: &'static str = "accumulate";
+
+    views!(x, y, nonfinite; square_sum);
 
     fn check(&self) -> Result<(), Invalid> {
         self.x.expect_dtype("x", &DType::FLOATS)?;
@@ -71,5 +75,9 @@ impl Op for Accumulate<'_> {
 
     fn cpu(&self, cpu: &Cpu<'_>) {
         cpu::run(self, cpu);
+    }
+
+    fn cuda(&self, gpu: &Gpu<'_>) -> Result<(), CudaError> {
+        cuda::run(self, gpu)
     }
 }

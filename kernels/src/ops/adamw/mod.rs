@@ -118,6 +118,8 @@ impl<'a> AdamW<'a> {
 impl Op for AdamW<'_> {
     const NAME: &'static str = "adamw";
 
+    views!(gradient, master, moment1, moment2; weight);
+
     fn check(&self) -> Result<(), Invalid> {
         expect_not_negative("learning_rate", self.learning_rate)?;
         expect_below_one("beta1", self.beta1)?;

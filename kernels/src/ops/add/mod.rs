@@ -6,9 +6,11 @@
 //! NaN excepted).
 
 mod cpu;
+mod cuda;
 pub mod reference;
 
 use crate::backend::cpu::Cpu;
+use crate::backend::cuda::{CudaError, Gpu};
 use crate::dtype::DType;
 use crate::ops::Op;
 use crate::view::{Invalid, View};
@@ -27,6 +29,8 @@ pub struct Add<'a> {
 impl Op for Add<'_> {
     const NAME: &'static str = "add";
 
+    views!(a, b, y);
+
     fn check(&self) -> Result<(), Invalid> {
         self.a.expect_dtype("a", &DType::FLOATS)?;
         self.a.expect_rows("a")?;
@@ -40,5 +44,9 @@ impl Op for Add<'_> {
 
     fn cpu(&self, cpu: &Cpu<'_>) {
         cpu::run(self, cpu);
+    }
+
+    fn cuda(&self, gpu: &Gpu<'_>) -> Result<(), CudaError> {
+        cuda::run(self, gpu)
     }
 }

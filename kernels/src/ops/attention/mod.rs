@@ -139,6 +139,8 @@ fn check_apart(inputs: &[(&'static str, View<'_>)], outputs: &[(&'static str, Vi
 impl Op for AttentionForward<'_> {
     const NAME: &'static str = "attention_forward";
 
+    views!(q, k, v, out; log_sum_exp);
+
     fn check(&self) -> Result<(), Invalid> {
         check_inputs(&self.q, &self.k, &self.v, self.causal, self.scale)?;
         self.out.expect_dtype("out", &[self.q.dtype()])?;
@@ -168,6 +170,8 @@ impl Op for AttentionForward<'_> {
 
 impl Op for AttentionBackward<'_> {
     const NAME: &'static str = "attention_backward";
+
+    views!(q, k, v, out, log_sum_exp, dout, dq, dk, dv);
 
     fn check(&self) -> Result<(), Invalid> {
         check_inputs(&self.q, &self.k, &self.v, self.causal, self.scale)?;

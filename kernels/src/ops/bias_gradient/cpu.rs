@@ -15,11 +15,11 @@ const COLUMNS: usize = 4096;
 const FINISH_COLUMNS: usize = 512;
 
 /// Rows of a block: of the last one, fewer.
-fn block_rows(rows: usize) -> usize {
+pub(super) fn block_rows(rows: usize) -> usize {
     rows.div_ceil(MOST_BLOCKS).max(LEAST_ROWS).next_multiple_of(GROUP)
 }
 
-fn blocks(op: &BiasGradient<'_>) -> usize {
+pub(super) fn blocks(op: &BiasGradient<'_>) -> usize {
     let rows = op.dy.row_count();
     rows.div_ceil(block_rows(rows))
 }

@@ -3,15 +3,17 @@
 //! Shapes: dy [.., n] of a float dtype, 1 to 5 dimensions, contiguous rows; dbias `[n]` of that dtype or f32.
 //!
 //! Rows are summed in f32, first within blocks of rows, then block after block. The order depends on the number of
-//! rows alone: the same bits for any number of threads and at every SIMD level.
+//! rows alone: the same bits for any number of threads, at every SIMD level and on a device.
 //!
 //! Tolerance: |error| <= (rows / 256 + 80) 2^-24 (sum |dy| + |old dbias|), plus one rounding to the dtype of dbias.
 //! NaN and infinity propagate.
 
 mod cpu;
+mod cuda;
 pub mod reference;
 
 use crate::backend::cpu::Cpu;
+use crate::backend::cuda::{CudaError, Gpu, Properties};
 use crate::dtype::DType;
 use crate::ops::Op;
 use crate::view::{Invalid, View};
@@ -30,6 +32,8 @@ pub struct BiasGradient<'a> {
 impl Op for BiasGradient<'_> {
     const NAME: &'static str = "bias_gradient";
 
+    views!(dy, dbias);
+
     fn check(&self) -> Result<(), Invalid> {
         self.dy.expect_dtype("dy", &DType::FLOATS)?;
         self.dy.expect_ndim("dy", 1, 5)?;
@@ -46,5 +50,13 @@ impl Op for BiasGradient<'_> {
 
     fn cpu(&self, cpu: &Cpu<'_>) {
         cpu::run(self, cpu);
+    }
+
+    fn cuda_workspace(&self, _properties: &Properties) -> usize {
+        cpu::workspace(self)
+    }
+
+    fn cuda(&self, gpu: &Gpu<'_>) -> Result<(), CudaError> {
+        cuda::run(self, gpu)
     }
 }

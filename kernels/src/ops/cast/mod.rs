@@ -26,10 +26,12 @@
 //! Source: IEEE 754-2019; Gupta et al. 2015, "Deep learning with limited numerical precision".
 
 mod cpu;
+mod cuda;
 pub mod reference;
 
 use super::Op;
 use crate::backend::cpu::Cpu;
+use crate::backend::cuda::{CudaError, Gpu};
 use crate::dtype::DType;
 use crate::philox::Key;
 use crate::view::{Invalid, View};
@@ -62,6 +64,8 @@ pub struct Cast<'a> {
 impl Op for Cast<'_> {
     const NAME: &'static str = "cast";
 
+    views!(x, y);
+
     fn check(&self) -> Result<(), Invalid> {
         self.x.expect_dtype("x", &DType::FLOATS)?;
         self.x.expect_rows("x")?;
@@ -76,5 +80,9 @@ impl Op for Cast<'_> {
 
     fn cpu(&self, cpu: &Cpu<'_>) {
         cpu::run(self, cpu);
+    }
+
+    fn cuda(&self, gpu: &Gpu<'_>) -> Result<(), CudaError> {
+        cuda::run(self, gpu)
     }
 }

@@ -10,11 +10,16 @@
 //! Tolerance: loss within 8 epsilon(f32) (1 + |loss|); dlogits within 2 epsilon(dtype) |dlogits| + 16 epsilon(f32)
 //! |gradient_scale loss_scale|, plus half the smallest denormal of the dtype. Computed in f32. The largest logit is
 //! subtracted first, so a row with NaN or +infinity, or nothing but -infinity, has loss and gradients NaN.
+//!
+//! On a CUDA device, where targets are not checked beforehand, a row with a target of v or more has loss and gradients
+//! NaN. Each row is read once there, but for what exceeds the shared memory of a block, which is read twice.
 
 pub(crate) mod cpu;
+pub(crate) mod cuda;
 pub mod reference;
 
 use crate::backend::cpu::Cpu;
+use crate::backend::cuda::{CudaError, Gpu};
 use crate::dtype::DType;
 use crate::ops::Op;
 use crate::view::{Invalid, View};
@@ -76,6 +81,8 @@ pub(crate) fn scale(gradient_scale: f32, loss_scale: &Option<View<'_>>) -> f32 {
 impl Op for CrossEntropy<'_> {
     const NAME: &'static str = "cross_entropy";
 
+    views!(logits, targets, losses; loss_scale, dlogits);
+
     fn check(&self) -> Result<(), Invalid> {
         self.logits.expect_dtype("logits", &DType::FLOATS)?;
         self.logits.expect_ndim("logits", 1, 5)?;
@@ -106,5 +113,9 @@ impl Op for CrossEntropy<'_> {
 
     fn cpu(&self, cpu: &Cpu<'_>) {
         cpu::run(self, cpu);
+    }
+
+    fn cuda(&self, gpu: &Gpu<'_>) -> Result<(), CudaError> {
+        cuda::run(self, gpu)
     }
 }

@@ -10,10 +10,12 @@
 //! elements do nothing.
 
 mod cpu;
+mod cuda;
 pub mod reference;
 
 use super::Op;
 use crate::backend::cpu::Cpu;
+use crate::backend::cuda::{CudaError, Gpu};
 use crate::dtype::DType;
 use crate::philox::Key;
 use crate::view::{Invalid, View};
@@ -46,6 +48,8 @@ pub fn factor(probability: f32) -> f32 {
 impl Op for Dropout<'_> {
     const NAME: &'static str = "dropout";
 
+    views!(x, y);
+
     fn check(&self) -> Result<(), Invalid> {
         self.x.expect_dtype("x", &DType::FLOATS)?;
         self.x.expect_rows("x")?;
@@ -60,5 +64,9 @@ impl Op for Dropout<'_> {
 
     fn cpu(&self, cpu: &Cpu<'_>) {
         cpu::run(self, cpu);
+    }
+
+    fn cuda(&self, gpu: &Gpu<'_>) -> Result<(), CudaError> {
+        cuda::run(self, gpu)
     }
 }

@@ -9,12 +9,18 @@
 //!
 //! Tolerance: y is the sum of the elements in f32, rounded to nearest even: no tolerance; without positions a copy.
 //! Gradients within 2 epsilon(dtype) of themselves plus n epsilon(f32) times the sum of the magnitudes of their n
-//! summands. Summed in f32 in the order of the tokens, so the bits do not depend on threads.
+//! summands. Summed in f32 in the order of the tokens, so the bits do not depend on threads; on a device in parts that
+//! depend on the tokens only.
+//!
+//! On a CUDA device, where tokens are not checked beforehand, the row of y of a token outside the table is NaN, and its
+//! row of dy reaches the positions' gradient only.
 
 mod cpu;
+mod cuda;
 pub mod reference;
 
 use crate::backend::cpu::Cpu;
+use crate::backend::cuda::{CudaError, Gpu, Properties};
 use crate::dtype::DType;
 use crate::ops::Op;
 use crate::view::{Invalid, View};
@@ -96,6 +102,8 @@ fn check_range(tokens: &View<'_>, vocabulary: usize) -> Result<(), Invalid> {
 impl Op for EmbeddingForward<'_> {
     const NAME: &'static str = "embedding_forward";
 
+    views!(tokens, token_table, y; position_table);
+
     fn check(&self) -> Result<(), Invalid> {
         check_tokens(&self.tokens)?;
         self.token_table.expect_dtype("token_table", &DType::FLOATS)?;
@@ -129,10 +137,16 @@ impl Op for EmbeddingForward<'_> {
     fn cpu(&self, cpu: &Cpu<'_>) {
         cpu::forward(self, cpu);
     }
+
+    fn cuda(&self, gpu: &Gpu<'_>) -> Result<(), CudaError> {
+        cuda::forward(self, gpu)
+    }
 }
 
 impl Op for EmbeddingBackward<'_> {
     const NAME: &'static str = "embedding_backward";
+
+    views!(tokens, dy, dtoken_table; dposition_table);
 
     fn check(&self) -> Result<(), Invalid> {
         check_tokens(&self.tokens)?;
@@ -164,5 +178,13 @@ impl Op for EmbeddingBackward<'_> {
 
     fn cpu(&self, cpu: &Cpu<'_>) {
         cpu::backward(self, cpu);
+    }
+
+    fn cuda_workspace(&self, _properties: &Properties) -> usize {
+        cuda::backward_workspace(self)
+    }
+
+    fn cuda(&self, gpu: &Gpu<'_>) -> Result<(), CudaError> {
+        cuda::backward(self, gpu)
     }
 }

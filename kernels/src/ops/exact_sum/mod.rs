@@ -16,10 +16,12 @@
 //! Source: Neal 2015, "Fast exact summation using small and large superaccumulators".
 
 mod cpu;
+pub(crate) mod cuda;
 pub mod reference;
 
 use super::Op;
 use crate::backend::cpu::Cpu;
+use crate::backend::cuda::{CudaError, Gpu};
 use crate::dtype::DType;
 use crate::exact_sum::{Accumulator, WORDS, WorkerSums};
 use crate::view::{Invalid, View};
@@ -59,6 +61,8 @@ pub fn read(accumulator: &[i64; WORDS]) -> (f64, u64) {
 impl Op for ExactSum<'_> {
     const NAME: &'static str = "exact_sum";
 
+    views!(x, accumulator);
+
     fn check(&self) -> Result<(), Invalid> {
         self.x.expect_dtype("x", &DType::FLOATS)?;
         self.x.expect_rows("x")?;
@@ -72,5 +76,9 @@ impl Op for ExactSum<'_> {
 
     fn cpu(&self, cpu: &Cpu<'_>) {
         cpu::run(self, cpu);
+    }
+
+    fn cuda(&self, gpu: &Gpu<'_>) -> Result<(), CudaError> {
+        cuda::run(self, gpu)
     }
 }

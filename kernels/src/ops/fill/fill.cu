@@ -1,19 +1,18 @@
-#include "dtype.cuh"
-#include "view.cuh"
+#include "elementwise.cuh"
 
 struct Parameters {
-    View y;
-    int64_t rows, width;
+    Tensors<1> tensors;
     float value;
 };
 
-template <typename T> __device__ void fill(const Parameters &p) {
-    T value = from_f32<T>(p.value);
-    int64_t stride = (int64_t)gridDim.x * blockDim.x;
-    for (int64_t i = (int64_t)blockIdx.x * blockDim.x + threadIdx.x; i < p.rows * p.width; i += stride)
-        p.y.row<T>(i / p.width)[i % p.width] = value;
-}
+struct Constant {
+    float value;
+    __device__ void operator()(const float *, float *y) const { y[0] = value; }
+};
 
 #define KERNEL(suffix, type)                                                                                           \
-    extern "C" __global__ void fill_##suffix(const __grid_constant__ Parameters p) { fill<type>(p); }
+    extern "C" __global__ void __launch_bounds__(ELEMENTWISE_THREADS)                                                  \
+        fill_##suffix(const __grid_constant__ Parameters p) {                                                          \
+        elementwise<Types<>, Types<type>>(p.tensors, Constant{p.value});                                               \
+    }
 FOR_EACH_DTYPE(KERNEL)

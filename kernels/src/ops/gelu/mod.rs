@@ -14,9 +14,11 @@
 //! the formulas, x = -infinity gives NaN.
 
 pub(crate) mod cpu;
+mod cuda;
 pub mod reference;
 
 use crate::backend::cpu::Cpu;
+use crate::backend::cuda::{CudaError, Gpu};
 use crate::dtype::DType;
 use crate::ops::Op;
 use crate::view::{Invalid, View};
@@ -57,6 +59,8 @@ pub struct GeluBackward<'a> {
 impl Op for GeluForward<'_> {
     const NAME: &'static str = "gelu_forward";
 
+    views!(x, y);
+
     fn check(&self) -> Result<(), Invalid> {
         self.x.expect_dtype("x", &DType::FLOATS)?;
         self.x.expect_rows("x")?;
@@ -68,10 +72,16 @@ impl Op for GeluForward<'_> {
     fn cpu(&self, cpu: &Cpu<'_>) {
         cpu::forward(self, cpu);
     }
+
+    fn cuda(&self, gpu: &Gpu<'_>) -> Result<(), CudaError> {
+        cuda::forward(self, gpu)
+    }
 }
 
 impl Op for GeluBackward<'_> {
     const NAME: &'static str = "gelu_backward";
+
+    views!(x, dy, dx);
 
     fn check(&self) -> Result<(), Invalid> {
         self.x.expect_dtype("x", &DType::FLOATS)?;
@@ -86,5 +96,9 @@ impl Op for GeluBackward<'_> {
 
     fn cpu(&self, cpu: &Cpu<'_>) {
         cpu::backward(self, cpu);
+    }
+
+    fn cuda(&self, gpu: &Gpu<'_>) -> Result<(), CudaError> {
+        cuda::backward(self, gpu)
     }
 }

@@ -4,10 +4,10 @@
 use super::epilogue::{Epilogue, Target};
 use super::multiply::{Ask, Geometry, Multiply};
 use super::pack::{Pack, Pair, Single, Word, panel_words};
-use super::{Compute, Gemm, matrix};
+use super::product::{Matrix, Product};
+use super::{Compute, Gemm};
 use crate::backend::cpu::{Cpu, Level};
 use crate::dtype::{DType, bf16, f16};
-use crate::view::{MAX_DIMS, View};
 
 /// Words of k in a block: a panel of a (16 KiB) stays in the first-level cache while panels of b stream past it.
 const BLOCK: usize = 256;
@@ -18,115 +18,6 @@ const MOST_COLUMNS: usize = 512;
 const LEAST_SIDE: usize = 96;
 /// Rectangles per worker that are worth cutting for.
 const TASKS_PER_WORKER: usize = 2;
-
-/// Dimensions before the last two.
-const BATCH_DIMS: usize = MAX_DIMS - 2;
-
-/// A matrix of the batch: where it starts and how its rows and the batch are spaced, in elements.
-#[derive(Clone, Copy)]
-struct Matrix {
-    data: *mut u8,
-    size: usize,
-    row_stride: usize,
-    batch_stride: [usize; BATCH_DIMS],
-}
-
-impl Matrix {
-    /// With the strides of leading dimensions aligned to those of c, and 0 where the matrix is used again.
-    fn new(view: &View<'_>) -> Matrix {
-        let lead = view.ndim() - 2;
-        let mut batch_stride = [0; BATCH_DIMS];
-        for d in 0..lead {
-            if view.shape()[d] != 1 {
-                batch_stride[BATCH_DIMS - lead + d] = view.stride()[d];
-            }
-        }
-        Matrix { data: view.data(), size: view.dtype().size(), row_stride: view.stride()[lead], batch_stride }
-    }
-
-    /// Address of the element at `row` and `column` of one matrix of the batch. (wrapping: with k = 0 the operands have
-    /// no memory to stay in.)
-    fn at(&self, batch: [usize; BATCH_DIMS], row: usize, column: usize) -> *mut u8 {
-        let lead: usize = batch.iter().zip(self.batch_stride).map(|(i, stride)| i * stride).sum();
-        self.data.wrapping_add((lead + row * self.row_stride + column) * self.size)
-    }
-
-    /// Whether the innermost leading dimension, of `extent`, continues the `rows` of one matrix.
-    fn continues(&self, rows: usize, extent: usize) -> bool {
-        extent == 1 || rows == 1 || self.batch_stride[BATCH_DIMS - 1] == rows * self.row_stride
-    }
-
-    /// Drops the innermost leading dimension, whose extent has become part of the rows.
-    fn drop_innermost(&mut self, rows: usize, extent: usize) {
-        if rows == 1 && extent > 1 {
-            self.row_stride = self.batch_stride[BATCH_DIMS - 1];
-        }
-        self.batch_stride.rotate_right(1);
-        self.batch_stride[0] = 0;
-    }
-}
-
-/// The product as a batch of plain matrices.
-struct Product {
-    m: usize,
-    n: usize,
-    k: usize,
-    batch: [usize; BATCH_DIMS],
-    a: Matrix,
-    b: Matrix,
-    c: Matrix,
-    pre_activation: Option<Matrix>,
-}
-
-impl Product {
-    fn new(gemm: &Gemm<'_>) -> Product {
-        let (m, k) = matrix(&gemm.a, gemm.transpose_a);
-        let (_, n) = matrix(&gemm.c, false);
-        let lead = gemm.c.ndim() - 2;
-        let mut batch = [1; BATCH_DIMS];
-        batch[BATCH_DIMS - lead..].copy_from_slice(&gemm.c.shape()[..lead]);
-        let (a, b, c) = (Matrix::new(&gemm.a), Matrix::new(&gemm.b), Matrix::new(&gemm.c));
-        let mut product =
-            Product { m, n, k, batch, a, b, c, pre_activation: gemm.pre_activation.as_ref().map(Matrix::new) };
-        product.merge_batch_into_rows(gemm.transpose_a);
-        product
-    }
-
-    /// A batch that shares b and whose rows follow each other is one matrix with more rows.
-    fn merge_batch_into_rows(&mut self, transpose_a: bool) {
-        for _ in 0..BATCH_DIMS {
-            let extent = self.batch[BATCH_DIMS - 1];
-            let one_b = self.b.batch_stride[BATCH_DIMS - 1] == 0 && !transpose_a;
-            let rows_follow = [Some(&self.a), Some(&self.c), self.pre_activation.as_ref()]
-                .into_iter()
-                .flatten()
-                .all(|matrix| matrix.continues(self.m, extent));
-            if extent != 1 && !(one_b && rows_follow) {
-                return;
-            }
-            for matrix in [Some(&mut self.a), Some(&mut self.c), self.pre_activation.as_mut()].into_iter().flatten() {
-                matrix.drop_innermost(self.m, extent);
-            }
-            self.b.drop_innermost(1, 1);
-            self.m *= extent;
-            self.batch.rotate_right(1);
-            self.batch[0] = 1;
-        }
-    }
-
-    fn batches(&self) -> usize {
-        self.batch.iter().product()
-    }
-
-    fn batch_index(&self, mut batch: usize) -> [usize; BATCH_DIMS] {
-        let mut index = [0; BATCH_DIMS];
-        for d in (0..BATCH_DIMS).rev() {
-            index[d] = batch % self.batch[d];
-            batch /= self.batch[d];
-        }
-        index
-    }
-}
 
 /// The rectangles, and a worker's scratch for one, in words.
 struct Tiling {

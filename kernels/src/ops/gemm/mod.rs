@@ -17,16 +17,29 @@
 //!   inputs, and gives denormal sums, as zeros: an absolute error below k 2^-126 (max |a| + max |b| + 1).
 //!   [`Compute::ExactF32`] widens the inputs to f32 instead, at half the speed.
 //!
+//! On a CUDA device, products of 16-bit inputs run on tensor cores, which sum in f32 and keep denormals, and others on
+//! fused multiply-adds, with any tile in the order of k. With k of 1024 or more and a small c, k is cut in parts whose
+//! sums are added in order; how, depends on m, n, k and the batch alone. cuBLASLt, where the machine has it, has an
+//! order of its own for each shape, layout and device: the same on every run, but a row's bits may then depend on how
+//! many rows there are. [`Implementation::Own`] keeps to this library's kernels. [`Implementation::Vendor`] also takes
+//! cuBLASLt's GELU, tanh form, whose tanh is coarser than the tolerance above.
+//!
 //! Source: Goto and van de Geijn, "Anatomy of High-Performance Matrix Multiplication", 2008, for the blocking.
 
 mod cpu;
+mod cuda;
 mod epilogue;
 mod multiply;
+mod own;
 mod pack;
+mod product;
 pub mod reference;
+mod vendor;
 
 use super::Op;
 use crate::backend::cpu::Cpu;
+pub use crate::backend::cuda::Implementation;
+use crate::backend::cuda::{CudaError, Device, DevicePointer, Gpu, Properties};
 use crate::dtype::DType;
 use crate::view::{Invalid, View};
 
@@ -88,6 +101,8 @@ pub struct Gemm<'a> {
     pub pre_activation: Option<View<'a>>,
     /// How products are formed.
     pub compute: Compute,
+    /// Whose kernels run on a CUDA device.
+    pub implementation: Implementation,
 }
 
 /// Rows and columns of a matrix in the last two dimensions, exchanged when `transposed`.
@@ -111,6 +126,7 @@ impl<'a> Gemm<'a> {
             activation: Activation::None,
             pre_activation: None,
             compute: Compute::Default,
+            implementation: Implementation::Auto,
         }
     }
 
@@ -122,6 +138,21 @@ impl<'a> Gemm<'a> {
     pub(crate) unsafe fn run(&self, cpu: &Cpu<'_>, workspace: *mut u8) {
         // SAFETY: the caller's promise.
         unsafe { cpu::run(self, cpu, workspace) }
+    }
+
+    /// As [`Op::cuda`], on a workspace of the caller's: for operations made of products.
+    ///
+    /// # Safety
+    /// `workspace` is aligned to [`Gpu::WORKSPACE_ALIGNMENT`], has [`Op::cuda_workspace`] bytes of device memory and is
+    /// not used by anyone else until the work is done.
+    pub(crate) unsafe fn run_on_cuda(&self, gpu: &Gpu<'_>, workspace: DevicePointer) -> Result<(), CudaError> {
+        // SAFETY: the caller's promise.
+        unsafe { cuda::run(self, gpu, workspace) }
+    }
+
+    /// What runs on a device, whose context is current: "cuBLASLt", "own mma" or "own simt". For traces.
+    pub fn implementation_on(&self, device: &Device) -> Result<&'static str, CudaError> {
+        cuda::name(self, device)
     }
 
     /// Requires that the leading dimensions of an input are those of c, or 1, or absent.
@@ -142,6 +173,8 @@ impl<'a> Gemm<'a> {
 
 impl Op for Gemm<'_> {
     const NAME: &'static str = "gemm";
+
+    views!(a, b, c; bias, pre_activation);
 
     fn check(&self) -> Result<(), Invalid> {
         self.a.expect_dtype("a", &DType::FLOATS)?;
@@ -218,5 +251,15 @@ impl Op for Gemm<'_> {
         let workspace = cpu.workspace(self.workspace(cpu.workers()));
         // SAFETY: the context's workspace is aligned, has this size, and is the operation's while it runs.
         unsafe { cpu::run(self, cpu, workspace) }
+    }
+
+    fn cuda_workspace(&self, properties: &Properties) -> usize {
+        cuda::workspace(self, properties)
+    }
+
+    fn cuda(&self, gpu: &Gpu<'_>) -> Result<(), CudaError> {
+        let workspace = gpu.workspace(self.cuda_workspace(gpu.properties()));
+        // SAFETY: the context's workspace is aligned, has this size, and is the operation's until the work is done.
+        unsafe { self.run_on_cuda(gpu, workspace) }
     }
 }

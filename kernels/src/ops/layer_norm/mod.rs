@@ -19,8 +19,10 @@ pub mod reference;
 pub(crate) mod rows;
 
 mod cpu;
+pub(crate) mod cuda;
 
 use crate::backend::cpu::Cpu;
+use crate::backend::cuda::{CudaError, Gpu, Properties};
 use crate::dtype::DType;
 use crate::ops::Op;
 use crate::view::{Invalid, View};
@@ -71,6 +73,8 @@ pub struct LayerNormBackward<'a> {
 impl Op for LayerNormForward<'_> {
     const NAME: &'static str = "layer_norm_forward";
 
+    views!(x, y; weight, bias, mean, rstd);
+
     fn check(&self) -> Result<(), Invalid> {
         self.x.expect_dtype("x", &DType::FLOATS)?;
         self.x.expect_ndim("x", 1, 5)?;
@@ -102,10 +106,16 @@ impl Op for LayerNormForward<'_> {
     fn cpu(&self, cpu: &Cpu<'_>) {
         cpu::forward(self, cpu);
     }
+
+    fn cuda(&self, gpu: &Gpu<'_>) -> Result<(), CudaError> {
+        cuda::forward(self, gpu)
+    }
 }
 
 impl Op for LayerNormBackward<'_> {
     const NAME: &'static str = "layer_norm_backward";
+
+    views!(dy, x, mean, rstd, dx; weight, dweight, dbias);
 
     fn check(&self) -> Result<(), Invalid> {
         let inputs = [("weight", self.weight), ("mean", Some(self.mean)), ("rstd", Some(self.rstd))];
@@ -122,6 +132,14 @@ impl Op for LayerNormBackward<'_> {
 
     fn cpu(&self, cpu: &Cpu<'_>) {
         cpu::rows(self).run::<true>(cpu);
+    }
+
+    fn cuda_workspace(&self, properties: &Properties) -> usize {
+        cuda::backward_workspace(self, properties.shared_bytes as usize)
+    }
+
+    fn cuda(&self, gpu: &Gpu<'_>) -> Result<(), CudaError> {
+        cuda::backward(self, gpu)
     }
 }
 

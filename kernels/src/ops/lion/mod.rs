@@ -99,6 +99,8 @@ impl<'a> Lion<'a> {
 impl Op for Lion<'_> {
     const NAME: &'static str = "lion";
 
+    views!(gradient, master, moment; weight);
+
     fn check(&self) -> Result<(), Invalid> {
         expect_not_negative("learning_rate", self.learning_rate)?;
         expect_below_one("beta1", self.beta1)?;

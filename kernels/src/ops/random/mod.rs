@@ -16,10 +16,12 @@
 //! at every level and for any number of threads. Zero elements do nothing.
 
 mod cpu;
+mod cuda;
 pub mod reference;
 
 use super::Op;
 use crate::backend::cpu::Cpu;
+use crate::backend::cuda::{CudaError, Gpu};
 use crate::dtype::{DType, bf16, f16};
 use crate::philox::Key;
 use crate::view::{Invalid, View};
@@ -82,6 +84,8 @@ fn largest_below(dtype: DType, high: f32) -> f32 {
 impl Op for Random<'_> {
     const NAME: &'static str = "random";
 
+    views!(y);
+
     fn check(&self) -> Result<(), Invalid> {
         self.key.check("key", self.first_index, self.y.numel())?;
         match self.distribution {
@@ -108,5 +112,9 @@ impl Op for Random<'_> {
 
     fn cpu(&self, cpu: &Cpu<'_>) {
         cpu::run(self, cpu);
+    }
+
+    fn cuda(&self, gpu: &Gpu<'_>) -> Result<(), CudaError> {
+        cuda::run(self, gpu)
     }
 }

@@ -9,9 +9,11 @@
 //! Tolerance: that of [`crate::ops::layer_norm`] with a mean of 0.
 
 mod cpu;
+mod cuda;
 pub mod reference;
 
 use crate::backend::cpu::Cpu;
+use crate::backend::cuda::{CudaError, Gpu, Properties};
 use crate::dtype::DType;
 use crate::ops::Op;
 use crate::ops::layer_norm::rows::{check_epsilon, check_parameter, check_statistic};
@@ -55,6 +57,8 @@ pub struct RmsNormBackward<'a> {
 impl Op for RmsNormForward<'_> {
     const NAME: &'static str = "rms_norm_forward";
 
+    views!(x, y; weight, rstd);
+
     fn check(&self) -> Result<(), Invalid> {
         self.x.expect_dtype("x", &DType::FLOATS)?;
         self.x.expect_ndim("x", 1, 5)?;
@@ -78,10 +82,16 @@ impl Op for RmsNormForward<'_> {
     fn cpu(&self, cpu: &Cpu<'_>) {
         cpu::forward(self, cpu);
     }
+
+    fn cuda(&self, gpu: &Gpu<'_>) -> Result<(), CudaError> {
+        cuda::forward(self, gpu)
+    }
 }
 
 impl Op for RmsNormBackward<'_> {
     const NAME: &'static str = "rms_norm_backward";
+
+    views!(dy, x, rstd, dx; weight, dweight);
 
     fn check(&self) -> Result<(), Invalid> {
         let others = [
@@ -101,5 +111,13 @@ impl Op for RmsNormBackward<'_> {
 
     fn cpu(&self, cpu: &Cpu<'_>) {
         cpu::rows(self).run::<false>(cpu);
+    }
+
+    fn cuda_workspace(&self, properties: &Properties) -> usize {
+        cuda::backward_workspace(self, properties.shared_bytes as usize)
+    }
+
+    fn cuda(&self, gpu: &Gpu<'_>) -> Result<(), CudaError> {
+        cuda::backward(self, gpu)
     }
 }

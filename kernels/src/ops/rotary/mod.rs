@@ -19,9 +19,11 @@
 //! Source: Su et al. 2021, RoFormer, section 3.4.2; the pairings are those of GPT-NeoX and GPT-J.
 
 mod cpu;
+mod cuda;
 pub mod reference;
 
 use crate::backend::cpu::Cpu;
+use crate::backend::cuda::{CudaError, Gpu, Properties};
 use crate::dtype::DType;
 use crate::ops::Op;
 use crate::view::{Invalid, View};
@@ -78,6 +80,8 @@ impl Rotary<'_> {
 impl Op for Rotary<'_> {
     const NAME: &'static str = "rotary";
 
+    views!(x, y; positions);
+
     fn check(&self) -> Result<(), Invalid> {
         self.x.expect_dtype("x", &DType::FLOATS)?;
         self.x.expect_ndim("x", 3, 5)?;
@@ -106,5 +110,13 @@ impl Op for Rotary<'_> {
 
     fn cpu(&self, cpu: &Cpu<'_>) {
         cpu::run(self, cpu);
+    }
+
+    fn cuda_workspace(&self, _properties: &Properties) -> usize {
+        cuda::workspace(self)
+    }
+
+    fn cuda(&self, gpu: &Gpu<'_>) -> Result<(), CudaError> {
+        cuda::run(self, gpu)
     }
 }

@@ -75,6 +75,8 @@ impl<'a> Sgd<'a> {
 impl Op for Sgd<'_> {
     const NAME: &'static str = "sgd";
 
+    views!(gradient, master; momentum_buffer, weight);
+
     fn check(&self) -> Result<(), Invalid> {
         expect_not_negative("learning_rate", self.learning_rate)?;
         expect_not_negative("momentum", self.momentum)?;

@@ -11,9 +11,11 @@
 //! As in the formulas, gate = -infinity gives NaN.
 
 mod cpu;
+mod cuda;
 pub mod reference;
 
 use crate::backend::cpu::Cpu;
+use crate::backend::cuda::{CudaError, Gpu};
 use crate::dtype::DType;
 use crate::ops::Op;
 use crate::view::{Invalid, View};
@@ -62,6 +64,8 @@ fn check_output(name: &'static str, view: &View<'_>, inputs: &[(&'static str, Vi
 impl Op for SwigluForward<'_> {
     const NAME: &'static str = "swiglu_forward";
 
+    views!(gate, up, y);
+
     fn check(&self) -> Result<(), Invalid> {
         let inputs = [("gate", self.gate), ("up", self.up)];
         check_inputs(&self.gate, &inputs[1..])?;
@@ -71,10 +75,16 @@ impl Op for SwigluForward<'_> {
     fn cpu(&self, cpu: &Cpu<'_>) {
         cpu::forward(self, cpu);
     }
+
+    fn cuda(&self, gpu: &Gpu<'_>) -> Result<(), CudaError> {
+        cuda::forward(self, gpu)
+    }
 }
 
 impl Op for SwigluBackward<'_> {
     const NAME: &'static str = "swiglu_backward";
+
+    views!(gate, up, dy, dgate, dup);
 
     fn check(&self) -> Result<(), Invalid> {
         let inputs = [("gate", self.gate), ("up", self.up), ("dy", self.dy)];
@@ -86,5 +96,9 @@ impl Op for SwigluBackward<'_> {
 
     fn cpu(&self, cpu: &Cpu<'_>) {
         cpu::backward(self, cpu);
+    }
+
+    fn cuda(&self, gpu: &Gpu<'_>) -> Result<(), CudaError> {
+        cuda::backward(self, gpu)
     }
 }

@@ -11,9 +11,11 @@
 //! specified).
 
 mod cpu;
+mod cuda;
 pub mod reference;
 
 use crate::backend::cpu::Cpu;
+use crate::backend::cuda::{CudaError, Gpu};
 use crate::dtype::DType;
 use crate::ops::Op;
 use crate::view::{Invalid, View};
@@ -30,6 +32,8 @@ pub struct WriteBack<'a> {
 impl Op for WriteBack<'_> {
     const NAME: &'static str = "write_back";
 
+    views!(master, weight);
+
     fn check(&self) -> Result<(), Invalid> {
         self.master.expect_dtype("master", &[DType::F32])?;
         self.master.expect_rows("master")?;
@@ -41,5 +45,9 @@ impl Op for WriteBack<'_> {
 
     fn cpu(&self, cpu: &Cpu<'_>) {
         cpu::run(self, cpu);
+    }
+
+    fn cuda(&self, gpu: &Gpu<'_>) -> Result<(), CudaError> {
+        cuda::run(self, gpu)
     }
 }

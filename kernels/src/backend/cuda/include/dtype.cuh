@@ -29,8 +29,35 @@ template <typename T, int N> struct alignas(sizeof(T) * N) Pack {
     T at[N];
 };
 
+// Stores a pack in global memory as one access: the compiler makes several of some assignments.
+template <typename T, int N> __device__ __forceinline__ void store_pack(void *to, const Pack<T, N> &pack) {
+    uint32_t word[sizeof(pack) / 4 + 1];
+    memcpy(word, &pack, sizeof(pack));
+    if constexpr (sizeof(pack) == 16)
+        asm volatile("st.global.v4.b32 [%0], {%1,%2,%3,%4};" ::"l"(__cvta_generic_to_global(to)), "r"(word[0]),
+                     "r"(word[1]), "r"(word[2]), "r"(word[3])
+                     : "memory");
+    else if constexpr (sizeof(pack) == 8)
+        asm volatile("st.global.v2.b32 [%0], {%1,%2};" ::"l"(__cvta_generic_to_global(to)), "r"(word[0]), "r"(word[1])
+                     : "memory");
+    else
+        *(Pack<T, N> *)to = pack;
+}
+
 // Elements in a 16-byte access.
 template <typename T> constexpr int PER_ACCESS = 16 / sizeof(T);
 
 // Declares one kernel for each float dtype: FOR_EACH_DTYPE(KERNEL) with KERNEL(suffix, type).
 #define FOR_EACH_DTYPE(KERNEL) KERNEL(f32, float) KERNEL(bf16, bf16) KERNEL(f16, f16)
+
+// One for each pair: FOR_EACH_DTYPE_PAIR(KERNEL) with KERNEL(suffix, type, suffix, type).
+#define FOR_EACH_DTYPE_PAIR(KERNEL)                                                                                    \
+    KERNEL(f32, float, f32, float)                                                                                     \
+    KERNEL(f32, float, bf16, bf16)                                                                                     \
+    KERNEL(f32, float, f16, f16)                                                                                       \
+    KERNEL(bf16, bf16, f32, float)                                                                                     \
+    KERNEL(bf16, bf16, bf16, bf16)                                                                                     \
+    KERNEL(bf16, bf16, f16, f16)                                                                                       \
+    KERNEL(f16, f16, f32, float)                                                                                       \
+    KERNEL(f16, f16, bf16, bf16)                                                                                       \
+    KERNEL(f16, f16, f16, f16)

@@ -15,6 +15,7 @@ struct View {
         if (lead <= 1)
             return row * stride[0];
         int64_t sum = 0;
+#pragma unroll 1
         for (int d = (int)lead - 1; d > 0; d--) {
             sum += row % extent[d] * stride[d];
             row /= extent[d];
