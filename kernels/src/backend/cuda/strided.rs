@@ -43,7 +43,8 @@ impl Strided {
     /// Whether every row begins at a multiple of `bytes`, where an element has `size` bytes.
     pub fn is_aligned(&self, bytes: usize, size: usize) -> bool {
         let mut strides = self.extent.iter().zip(&self.stride).filter(|(extent, _)| **extent > 1);
-        self.data.is_multiple_of(bytes as u64) && strides.all(|(_, stride)| (*stride as usize * size).is_multiple_of(bytes))
+        self.data.is_multiple_of(bytes as u64)
+            && strides.all(|(_, stride)| (*stride as usize * size).is_multiple_of(bytes))
     }
 
     /// The rows of a view that may be absent.

@@ -226,7 +226,11 @@ pub(super) fn backward(op: &EmbeddingBackward<'_>, gpu: &Gpu<'_>) -> Result<(), 
         let strips = |of: usize| {
             let strips = width.div_ceil(of);
             let message = || format!("a width of {width} is more than a launch counts");
-            if strips > MOST_STRIPS { Err(Gpu::unavailable("embedding_backward", message())) } else { Ok(strips as u32) }
+            if strips > MOST_STRIPS {
+                Err(Gpu::unavailable("embedding_backward", message()))
+            } else {
+                Ok(strips as u32)
+            }
         };
         let launch = |strips: u32, threads: usize| Launch {
             grid: [windows, strips, 1],

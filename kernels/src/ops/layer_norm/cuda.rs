@@ -291,8 +291,7 @@ impl Backward<'_> {
                 chunk: chunk as i64,
                 group: plan.group as i64,
             };
-            let launch =
-                Launch { shared_bytes: shared as u32, ..Launch::linear(chunks as u32, plan.threads as u32) };
+            let launch = Launch { shared_bytes: shared as u32, ..Launch::linear(chunks as u32, plan.threads as u32) };
             // SAFETY: the parameters are those of rows.cuh; the views' memory outlives the work, as their maker
             // promised, and so does the workspace.
             unsafe { gpu.launch(file, name(plan.path), launch, &parameters) }?;
