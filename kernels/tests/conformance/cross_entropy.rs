@@ -1,3 +1,4 @@
+use crate::device::cuda;
 use crate::harness::{Rng, Tensor, assert_close, central_difference, epsilon, half_denormal, run_everywhere, run_with};
 use scalert_kernels::dtype::DType;
 use scalert_kernels::ops::Op;
@@ -122,6 +123,34 @@ fn the_ignore_index_counts_unless_it_is_zero() {
     compare("ignored", &logits, &targets, 100, (1.0, None));
     let (losses, _) = reference::cross_entropy(&logits.values(), &targets_of(&targets), 100, 1.0);
     assert!(losses[0] > 0.0 && losses[1] == 0.0 && losses[2] > 0.0 && losses[3] == 0.0);
+}
+
+#[test]
+fn on_a_device_a_target_of_no_class_makes_its_row_nan() {
+    let Some(cuda) = cuda() else { return };
+    for dtype in DType::FLOATS {
+        let logits = Tensor::with_layout(dtype, &[4, 37], 1, 1).normal(&mut Rng(6), 1.0);
+        let targets = Tensor::new(DType::I32, &[4]).fill(|i| [36.0, 37.0, f64::from(i32::MAX), f64::from(i32::MIN)][i]);
+        let (losses, dlogits) = (Tensor::new(DType::F32, &[4]), Tensor::with_layout(dtype, &[4, 37], 3, 1));
+        let op = CrossEntropy {
+            logits: logits.view(),
+            targets: targets.view(),
+            ignore_index: 0,
+            gradient_scale: 1.0,
+            loss_scale: None,
+            losses: losses.view(),
+            dlogits: Some(dlogits.view()),
+        };
+        op.check().unwrap();
+        cuda.run(&op);
+        dlogits.assert_guards("dlogits");
+        for row in 0..4 {
+            let bad = row == 1 || row == 2;
+            assert_eq!(losses.get(row).is_nan(), bad, "loss {row}");
+            assert!((0..37).all(|j| dlogits.get(row * 37 + j).is_nan() == bad), "gradients of row {row}");
+        }
+        assert!(losses.get(3) == 0.0 && dlogits.get(3 * 37) == 0.0);
+    }
 }
 
 #[test]

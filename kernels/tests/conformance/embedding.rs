@@ -1,3 +1,4 @@
+use crate::device::cuda;
 use crate::harness::{
     Rng, Tensor, assert_each_close, central_difference, epsilon, half_denormal, run_everywhere, run_with,
 };
@@ -155,6 +156,82 @@ fn a_gradient_that_is_not_finite_stays_in_its_row() {
                 0 => assert!(x.is_nan()),
                 row => assert_eq!(*x, [0.0, 1.0, 2.0, 0.0][row]),
             }
+        }
+    }
+}
+
+#[test]
+fn on_a_device_a_token_outside_the_table_makes_its_row_nan() {
+    let Some(cuda) = cuda() else { return };
+    let new = |dtype, shape: &[usize]| Tensor::with_layout(dtype, shape, 1, 1);
+    let ids = [2.0, -1.0, 4.0, f64::from(i32::MAX), 2.0, f64::from(i32::MIN), 0.0, 3.0];
+    for dtype in DType::FLOATS {
+        let tokens = new(DType::I32, &[2, 4]).fill(|i| ids[i]);
+        let (table, positions) = (new(dtype, &[4, 9]).fill(|i| i as f64), new(dtype, &[4, 9]).fill(|_| 1.0));
+        let y = new(dtype, &[2, 4, 9]);
+        let op = EmbeddingForward {
+            tokens: tokens.view(),
+            token_table: table.view(),
+            position_table: Some(positions.view()),
+            y: y.view(),
+        };
+        op.check().unwrap();
+        cuda.run(&op);
+        y.assert_guards("y");
+        let known = |id: f64| (0.0..4.0).contains(&id);
+        for i in 0..72 {
+            let id = ids[i / 9];
+            let expected = if known(id) { id * 9.0 + (i % 9) as f64 + 1.0 } else { f64::NAN };
+            assert!(y.get(i) == expected || y.get(i).is_nan() && expected.is_nan(), "{dtype} {i}: {}", y.get(i));
+        }
+        let dy = new(dtype, &[2, 4, 9]).fill(|i| (i / 9) as f64);
+        let (dtable, dpositions) = (new(dtype, &[4, 9]), new(dtype, &[4, 9]));
+        let op = EmbeddingBackward {
+            tokens: tokens.view(),
+            dy: dy.view(),
+            dtoken_table: dtable.view(),
+            dposition_table: Some(dpositions.view()),
+            accumulate: false,
+        };
+        op.check().unwrap();
+        cuda.run(&op);
+        dtable.assert_guards("dtoken_table");
+        for i in 0..36 {
+            assert_eq!(dtable.get(i), [6.0, 0.0, 4.0, 7.0][i / 9]);
+            assert_eq!(dpositions.get(i), [4.0, 6.0, 8.0, 10.0][i / 9]);
+        }
+    }
+}
+
+#[test]
+fn places_of_one_token_in_many_windows_are_summed_in_order() {
+    // More places than one block sorts or sums, of tokens of one, two and three digits.
+    for (vocabulary, count) in [(3, 2500), (300, 2100), (70_000, 700)] {
+        let mut rng = Rng(7);
+        let tokens = Tensor::new(DType::I32, &[count]).fill(|i| match i % 3 {
+            0 => vocabulary as f64 - 1.0,
+            1 => rng.below(vocabulary) as f64,
+            _ => (i * 7 % vocabulary.min(5)) as f64,
+        });
+        let dy = Tensor::new(DType::BF16, &[count, 8]).normal(&mut Rng(8), 1.0);
+        let (mut sums, mut sizes) = (vec![0.0; vocabulary * 8], vec![0.0; vocabulary * 8]);
+        for i in 0..count * 8 {
+            let at = tokens.get(i / 8) as usize * 8 + i % 8;
+            (sums[at], sizes[at]) = (sums[at] + dy.get(i), sizes[at] + dy.get(i).abs());
+        }
+        for (level, out) in run_everywhere(|level, threads| {
+            let table = Tensor::new(DType::F32, &[vocabulary, 8]);
+            let op = EmbeddingBackward {
+                tokens: tokens.view(),
+                dy: dy.view(),
+                dtoken_table: table.view(),
+                dposition_table: None,
+                accumulate: false,
+            };
+            run_with(&op, level, threads);
+            vec![table]
+        }) {
+            assert_each_close(level.name(), &out[0], &sums, 0.0, |i| count as f64 * epsilon(DType::F32) * sizes[i]);
         }
     }
 }

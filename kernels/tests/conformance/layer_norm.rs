@@ -1,3 +1,4 @@
+use crate::device::cuda;
 use crate::harness::{
     Rng, Tensor, assert_each_close, central_difference, epsilon, half_denormal, levels, run_everywhere, run_with,
 };
@@ -324,5 +325,9 @@ fn rows_of_no_width_need_no_workspace() {
     assert_eq!(op.workspace(1), 0);
     for level in levels() {
         op.cpu(&Cpu::new(level, &Inline, &mut []));
+    }
+    if let Some(cuda) = cuda() {
+        assert_eq!(op.cuda_workspace(cuda.properties()), 0);
+        cuda.run(&op);
     }
 }

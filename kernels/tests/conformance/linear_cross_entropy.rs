@@ -1,6 +1,7 @@
+use crate::device::cuda;
 use crate::harness::{
     Rng, Tensor, assert_close, assert_each_close, assert_same, central_difference, epsilon, half_denormal, levels,
-    run_everywhere, run_with,
+    run_everywhere, run_with, targets,
 };
 use scalert_kernels::dtype::DType;
 use scalert_kernels::ops::Op;
@@ -149,7 +150,7 @@ fn matches_the_reference() {
 
 #[test]
 fn chunks_of_rows_add_up() {
-    // 64 MiB of logits are 167 rows of 100000.
+    // On the CPU, 64 MiB of logits are 167 rows of 100000.
     const CHUNK: usize = 167;
     let [n, v, c] = [180, 100_000, 2];
     let case = Case::new(&mut Rng(2), [n, v, c], DType::BF16, DType::BF16);
@@ -187,7 +188,7 @@ fn chunks_of_rows_add_up() {
 #[test]
 fn the_gradient_of_x_may_overwrite_x() {
     let case = Case::new(&mut Rng(3), [20, 40, 9], DType::BF16, DType::F32);
-    for level in levels() {
+    for level in targets() {
         let run = |x: &Tensor, dx: &Tensor| {
             let (losses, dweight) = (Tensor::new(DType::F32, &[20]), case.old_dweight.clone());
             let op = case.op(&losses);
@@ -204,7 +205,7 @@ fn the_gradient_of_x_may_overwrite_x() {
 fn an_infinite_loss_scale_or_input_gives_no_finite_gradient() {
     let mut case = Case::new(&mut Rng(4), [5, 20, 3], DType::F16, DType::F32);
     case.x.set(4, f64::INFINITY);
-    for level in levels() {
+    for level in targets() {
         let (losses, dx) = (Tensor::new(DType::F32, &[5]), Tensor::new(DType::F16, &[5, 3]));
         let dweight = case.old_dweight.clone();
         let views = (Some(dx.view()), Some(dweight.view()));
@@ -230,7 +231,7 @@ fn without_rows_the_gradient_of_the_weight_is_zero() {
         (case.dims[0], case.x, case.targets) = (0, Tensor::new(DType::F16, &[0, 4]), Tensor::new(DType::I32, &[0]));
         case.check("no rows");
         let (losses, dx) = (Tensor::new(DType::F32, &[0]), Tensor::new(DType::F16, &[0, 4]));
-        for level in levels() {
+        for level in targets() {
             let dweight = old.clone();
             let (dx, dweight_view) = (Some(dx.view()), Some(dweight.view()));
             run_with(&LinearCrossEntropy { dx, dweight: dweight_view, ..case.op(&losses) }, level, 2);
@@ -247,7 +248,7 @@ fn leading_dimensions_of_zero_are_no_rows() {
         let shape = [lead, &[4]].concat();
         let (x, dx) = (Tensor::new(DType::F32, &shape), Tensor::new(DType::F32, &shape));
         let (targets, losses) = (Tensor::new(DType::I32, lead), Tensor::new(DType::F32, lead));
-        for level in levels() {
+        for level in targets() {
             let dweight = Tensor::new(DType::F32, &[6, 4]).fill(|i| i as f64);
             let (dx, dweight_view) = (Some(dx.view()), Some(dweight.view()));
             let op = LinearCrossEntropy { x: x.view(), targets: targets.view(), dx, ..base.op(&losses) };
@@ -273,7 +274,7 @@ fn no_channels_and_no_classes_are_fine() {
         dweight: Some(dweight.view()),
         ..base.op(&losses)
     };
-    for level in levels() {
+    for level in targets() {
         run_with(&op, level, 2);
         assert!(losses.values() == [0.0; 3] && dx.values() == [0.0; 12], "{}", level.name());
     }
@@ -323,6 +324,10 @@ fn the_workspace_is_bounded() {
         let bytes = op.workspace(workers);
         assert!(bytes <= (64 << 20) + workers * (3 << 20), "{bytes} bytes for {workers} workers");
     }
+    if let Some(cuda) = cuda() {
+        let bytes = op.cuda_workspace(cuda.properties());
+        assert!(bytes <= 384 << 20, "{bytes} bytes on a CUDA device");
+    }
 }
 
 #[test]
@@ -339,7 +344,7 @@ fn leading_dimensions_are_rows_evenly_spaced_or_not() {
     let reshape = |view: View<'_>, shape: &[usize], stride: &[usize]| unsafe {
         View::new("view", view.data(), view.dtype(), shape, stride).unwrap()
     };
-    for level in levels() {
+    for level in targets() {
         let losses = Tensor::new(DType::F32, &[b * t]);
         let (dx, dweight) = (Tensor::new(DType::F32, &[b * t, c]), Tensor::new(DType::F32, &[v, c]));
         let flat = LinearCrossEntropy { dx: Some(dx.view()), dweight: Some(dweight.view()), ..case.op(&losses) };

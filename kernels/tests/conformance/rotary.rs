@@ -136,7 +136,7 @@ fn works_in_place_on_a_part_of_packed_qkv() {
     for dtype in DType::FLOATS {
         for layout in LAYOUTS {
             let case = Case::new(&[2, 21, 3, 10], layout);
-            for level in levels() {
+            for level in targets() {
                 let packed = Tensor::new(dtype, &[2, 21, 3, 3, 10]).normal(&mut rng, 1.0);
                 let before = packed.values();
                 let part = |which: usize| {
@@ -166,7 +166,7 @@ fn odd_values_stay_in_their_pair() {
             let case = Case::new(&[1, 2, 1, 40], layout);
             let mut x = Tensor::new(dtype, &case.shape).fill(|i| if i % 7 == 0 { 1e-41 } else { i as f64 });
             x.set(45, f64::NAN);
-            for level in levels() {
+            for level in targets() {
                 let y = Tensor::new(dtype, &case.shape);
                 run_with(&case.op(&x, None, &y), level, 1);
                 case.assert_matches(level.name(), &x.values(), &y);

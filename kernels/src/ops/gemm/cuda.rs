@@ -42,16 +42,22 @@ pub(super) fn name(gemm: &Gemm<'_>, device: &Device) -> Result<&'static str, Cud
     Ok(plan.map_or_else(|| own::name(gemm), |plan| plan.name()))
 }
 
-/// Enqueues the product.
+/// Enqueues the product. Unless `factors` is 0, the device finds alpha there, and beta after it, which is 0 if and only
+/// if the operation's is.
 ///
 /// # Safety
 /// `workspace` is aligned to [`Gpu::WORKSPACE_ALIGNMENT`], has [`workspace`] bytes of device memory and no other user
-/// until the work is done.
-pub(super) unsafe fn run(gemm: &Gemm<'_>, gpu: &Gpu<'_>, workspace: DevicePointer) -> Result<(), CudaError> {
+/// until the work is done. `factors`, if not 0, is the address of two f32 in device memory.
+pub(super) unsafe fn run(
+    gemm: &Gemm<'_>,
+    gpu: &Gpu<'_>,
+    workspace: DevicePointer,
+    factors: DevicePointer,
+) -> Result<(), CudaError> {
     if gemm.c.numel() == 0 {
         return Ok(());
     }
-    let product = Product::new(gemm);
+    let product = Product { factors, ..Product::new(gemm) };
     if let Some(plan) = choose(gemm, &product, gpu.device())? {
         // SAFETY: the caller's promise.
         return unsafe { plan.run(gemm, &product, gpu, workspace) };

@@ -17,6 +17,7 @@ struct Parameters {
     Matrix a, b, c;
     Matrix saved; // pre-activations; no data: none
     const char *bias;
+    const float *factors; // alpha and beta in place of those below; null: none
     float *sums; // unscaled sums of each part of k, rows padded to whole groups; null: c is stored at once
     int64_t m, n, k;
     int64_t part; // elements of k in a part
@@ -102,9 +103,11 @@ __device__ __forceinline__ void finish_group(const Parameters &p, const Place &p
     C *c = (C *)p.c.data + place.c + row * p.c.stride + column;
     C *saved = (C *)p.saved.data + place.saved + row * p.saved.stride + column;
     float other[W];
+    float alpha = p.factors == nullptr ? p.alpha : p.factors[0];
+    float beta = p.factors == nullptr ? p.beta : p.factors[1];
 #pragma unroll
     for (int i = 0; i < W; i++)
-        x[i] = p.alpha * x[i];
+        x[i] = alpha * x[i];
     if (p.activation >= GELU_TANH_BACKWARD) {
         load_group(other, saved, p.saved_aligned, count);
         if (p.activation == GELU_TANH_BACKWARD) {
@@ -117,11 +120,11 @@ __device__ __forceinline__ void finish_group(const Parameters &p, const Place &p
                 x[i] *= gelu_gradient<GeluKind::EXACT>(other[i]);
         }
     }
-    if (p.beta != 0.0f) {
+    if (beta != 0.0f) {
         load_group(other, c, p.c_aligned, count);
 #pragma unroll
         for (int i = 0; i < W; i++)
-            x[i] = __fmaf_rn(p.beta, other[i], x[i]);
+            x[i] = __fmaf_rn(beta, other[i], x[i]);
     }
     if (p.bias) {
         if (sizeof(T) == sizeof(float) || p.bias_f32)

@@ -147,7 +147,22 @@ impl<'a> Gemm<'a> {
     /// not used by anyone else until the work is done.
     pub(crate) unsafe fn run_on_cuda(&self, gpu: &Gpu<'_>, workspace: DevicePointer) -> Result<(), CudaError> {
         // SAFETY: the caller's promise.
-        unsafe { cuda::run(self, gpu, workspace) }
+        unsafe { cuda::run(self, gpu, workspace, 0) }
+    }
+
+    /// As [`Gemm::run_on_cuda`], with factors that only the device knows: alpha, then beta, at `factors` in its memory.
+    /// The operation's alpha is not used, and its beta is 0 if and only if the other one is.
+    ///
+    /// # Safety
+    /// As for [`Gemm::run_on_cuda`]; and `factors` is the address of two f32 that stay as they are until the work is done.
+    pub(crate) unsafe fn run_on_cuda_with_factors(
+        &self,
+        gpu: &Gpu<'_>,
+        workspace: DevicePointer,
+        factors: DevicePointer,
+    ) -> Result<(), CudaError> {
+        // SAFETY: the caller's promise.
+        unsafe { cuda::run(self, gpu, workspace, factors) }
     }
 
     /// What runs on a device, whose context is current: "cuBLASLt", "own mma" or "own simt". For traces.

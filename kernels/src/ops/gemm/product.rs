@@ -1,6 +1,7 @@
 //! The product as plain matrices: strides in place of views, and as few batch dimensions as the strides allow.
 
 use super::{Gemm, matrix};
+use crate::backend::cuda::DevicePointer;
 use crate::view::{MAX_DIMS, View};
 
 /// Dimensions before the last two.
@@ -61,6 +62,8 @@ pub(super) struct Product {
     pub(super) b: Matrix,
     pub(super) c: Matrix,
     pub(super) pre_activation: Option<Matrix>,
+    /// Where the device finds alpha, and a beta after it, in place of the operation's; 0: nowhere.
+    pub(super) factors: DevicePointer,
 }
 
 impl Product {
@@ -71,8 +74,8 @@ impl Product {
         let mut batch = [1; BATCH_DIMS];
         batch[BATCH_DIMS - lead..].copy_from_slice(&gemm.c.shape()[..lead]);
         let (a, b, c) = (Matrix::new(&gemm.a), Matrix::new(&gemm.b), Matrix::new(&gemm.c));
-        let mut product =
-            Product { m, n, k, batch, a, b, c, pre_activation: gemm.pre_activation.as_ref().map(Matrix::new) };
+        let pre_activation = gemm.pre_activation.as_ref().map(Matrix::new);
+        let mut product = Product { m, n, k, batch, a, b, c, pre_activation, factors: 0 };
         product.merge_batch_into_rows(gemm.transpose_a);
         product
     }

@@ -152,8 +152,9 @@ impl Call<'_> {
         let (a, a_address) = if gemm.transpose_a { layout(&product.a, k, m) } else { layout(&product.a, m, k) }?;
         let (mut d, mut d_address) = layout(&product.c, m, n)?;
         let (mut d_dtype, mut alpha, mut beta) = (gemm.c.dtype(), gemm.alpha, gemm.beta);
+        let mut factors = product.factors;
         if let Some(sums) = sums {
-            (d_dtype, alpha, beta, d_address) = (DType::F32, 1.0, 0.0, sums);
+            (d_dtype, alpha, beta, factors, d_address) = (DType::F32, 1.0, 0.0, 0, sums);
             d.leading = (own::sum_bytes(1, n) / size_of::<f32>()) as i64;
             d.alignment = alignment(sums);
         }
@@ -172,6 +173,7 @@ impl Call<'_> {
             batch: i32::try_from(self.count).ok()?,
             epilogue,
             saved: saved_layout,
+            device_factors: factors != 0,
             workspace_bytes: library_bytes(self.properties),
         };
         let operands = Operands {
@@ -182,6 +184,7 @@ impl Call<'_> {
             saved: saved.map_or(0, |saved| saved.at(index, 0, 0) as u64),
             alpha,
             beta,
+            factors,
             workspace: self.workspace,
         };
         Some((matmul, operands))

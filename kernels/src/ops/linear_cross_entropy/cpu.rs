@@ -26,7 +26,7 @@ fn chunk_rows(op: &LinearCrossEntropy<'_>) -> usize {
 }
 
 /// Rows that are evenly spaced in x and dx, from each multiple of their number on: no chunk is part of two such runs.
-fn run_rows(op: &LinearCrossEntropy<'_>) -> usize {
+pub(super) fn run_rows(op: &LinearCrossEntropy<'_>) -> usize {
     let merge = |view: &View<'_>| view.collapsed().ndim() <= 2;
     let rows =
         if merge(&op.x) && op.dx.as_ref().is_none_or(merge) { op.x.row_count() } else { op.x.shape()[op.x.ndim() - 2] };
@@ -38,6 +38,19 @@ pub(super) fn logits_bytes(op: &LinearCrossEntropy<'_>) -> usize {
     chunk_rows(op).saturating_mul(stride(op)).saturating_mul(size_of::<f32>())
 }
 
+/// Evenly spaced rows of a view, as a matrix.
+pub(super) fn part_of<'a>(view: &View<'a>, rows: &Range<usize>) -> View<'a> {
+    // Of an empty stretch there is no first row.
+    let offset = if rows.is_empty() { 0 } else { view.row_offset(rows.start) };
+    let data = view.data().wrapping_add(offset * view.dtype().size());
+    let view = view.collapsed();
+    let width = view.width();
+    let stride = view.ndim().checked_sub(2).map_or(width, |d| view.stride()[d]);
+    // SAFETY: rows of a view, whose maker promised them.
+    unsafe { View::new("chunk", data, view.dtype(), &[rows.len(), width], &[stride, 1]) }
+        .expect("part of a view that has been checked")
+}
+
 /// The products for a chunk of rows, whose logits are at `logits`.
 struct Products<'a> {
     logits: Gemm<'a>,
@@ -47,24 +60,18 @@ struct Products<'a> {
 
 impl<'a> Products<'a> {
     fn new(op: &LinearCrossEntropy<'a>, rows: Range<usize>, logits: *mut f32, scale: f32) -> Products<'a> {
-        let (v, c) = (op.weight.row_count(), op.x.width());
-        let matrix = |data: *mut u8, dtype: DType, columns: usize, stride: usize| {
-            // SAFETY: rows of a checked view, or of the workspace, with at least as many columns.
-            unsafe { View::new("chunk", data, dtype, &[rows.len(), columns], &[stride, 1]) }
-                .expect("part of a view that has been checked")
+        let v = op.weight.row_count();
+        let matrix = |dtype: DType, stride: usize| {
+            // SAFETY: rows of the workspace, with at least as many columns.
+            unsafe { View::new("chunk", logits.cast(), dtype, &[rows.len(), v], &[stride, 1]) }
+                .expect("it fits into memory")
         };
-        let part = |view: &View<'a>| {
-            // An empty chunk has no first row.
-            let offset = if rows.is_empty() { 0 } else { view.row_offset(rows.start) };
-            let data = view.data().wrapping_add(offset * view.dtype().size());
-            let view = view.collapsed();
-            matrix(data, view.dtype(), c, view.ndim().checked_sub(2).map_or(c, |d| view.stride()[d]))
-        };
+        let part = |view: &View<'a>| part_of(view, &rows);
         let x = part(&op.x);
         // The gradients of the logits, in the dtype of x, take the place of the logits.
         let (dtype, stride) = (op.x.dtype(), stride(op));
-        let dlogits = matrix(logits.cast(), dtype, v, stride * size_of::<f32>() / dtype.size());
-        let f32_logits = matrix(logits.cast(), DType::F32, v, stride);
+        let dlogits = matrix(dtype, stride * size_of::<f32>() / dtype.size());
+        let f32_logits = matrix(DType::F32, stride);
         let gradients = op.dx.zip(op.dweight).map(|(dx, dweight)| {
             let beta = if rows.start > 0 || op.accumulate_dweight { 1.0 } else { 0.0 };
             let dweight = Gemm { alpha: scale, beta, ..Gemm::new(true, false, dlogits, x, dweight) };

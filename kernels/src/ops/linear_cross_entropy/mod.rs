@@ -9,7 +9,8 @@
 //! losses [..] f32; loss_scale one f32. Rows are contiguous. Without dx and dweight only the losses are computed.
 //!
 //! The logits exist for a chunk of rows at a time, in f32, in the workspace: 64 MiB of them, or 64 rows if those are
-//! more. The number of rows depends on the shapes only, and so do the bits, whatever the number of threads.
+//! more; on a CUDA device 256 MiB of them, or 128 rows. The number of rows depends on the shapes only, and so do the bits,
+//! whatever the number of threads. What a device does with a target of v or more is as in [`super::cross_entropy`].
 //!
 //! Tolerance: the logits are within that of [`super::gemm`], with k = c, and the losses and d follow as in
 //! [`super::cross_entropy`]. d is rounded to the dtype of x; the products with it are those of [`super::gemm`], with g
@@ -20,10 +21,12 @@
 //! 2024, for the chunks.
 
 mod cpu;
+mod cuda;
 pub mod reference;
 
 use super::cross_entropy::{check_loss_scale, check_targets};
 use crate::backend::cpu::Cpu;
+use crate::backend::cuda::{CudaError, Gpu, Properties};
 use crate::dtype::DType;
 use crate::ops::Op;
 use crate::view::{Invalid, MAX_DIMS, View};
@@ -121,5 +124,13 @@ impl Op for LinearCrossEntropy<'_> {
 
     fn cpu(&self, cpu: &Cpu<'_>) {
         cpu::run(self, cpu);
+    }
+
+    fn cuda_workspace(&self, properties: &Properties) -> usize {
+        cuda::workspace(self, properties)
+    }
+
+    fn cuda(&self, gpu: &Gpu<'_>) -> Result<(), CudaError> {
+        cuda::run(self, gpu)
     }
 }

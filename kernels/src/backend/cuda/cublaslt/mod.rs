@@ -81,6 +81,8 @@ pub struct Matmul {
     pub epilogue: Epilogue,
     /// Leading dimension and batch stride of the stored arguments; both multiples of 8.
     pub saved: (i64, i64),
+    /// Whether the device holds the factors.
+    pub device_factors: bool,
     /// Bytes of workspace that may be used.
     pub workspace_bytes: usize,
 }
@@ -102,6 +104,8 @@ pub struct Operands {
     pub alpha: f32,
     /// Factor of the old d.
     pub beta: f32,
+    /// Where the device holds alpha, and beta after it, if it does.
+    pub factors: DevicePointer,
     /// Aligned to 256 bytes, as large as the product says.
     pub workspace: DevicePointer,
 }
@@ -150,6 +154,7 @@ fn bytes_of<T>(value: &T) -> (*const c_void, usize) {
 }
 
 mod desc {
+    pub(super) const POINTER_MODE: i32 = 2;
     pub(super) const TRANSPOSE_A: i32 = 3;
     pub(super) const TRANSPOSE_B: i32 = 4;
     pub(super) const EPILOGUE: i32 = 7;
@@ -170,6 +175,7 @@ impl Plan {
         const COMPUTE_32F: c_int = 68;
         const NO_TRANSPOSE: i32 = 0;
         const TRANSPOSE: i32 = 1;
+        const ON_DEVICE: i32 = 1;
         let null = std::ptr::null_mut();
         let mut plan =
             Plan { functions, desc: null, a: null, b: null, d: null, algorithm: Algorithm([0; 8]), workspace_bytes: 0 };
@@ -180,6 +186,9 @@ impl Plan {
             plan.set(desc::TRANSPOSE_A, &operation(matmul.transpose_a))?;
             plan.set(desc::TRANSPOSE_B, &operation(matmul.transpose_b))?;
             plan.set(desc::EPILOGUE, &(matmul.epilogue as i32))?;
+            if matmul.device_factors {
+                plan.set(desc::POINTER_MODE, &ON_DEVICE)?;
+            }
             plan.set_pointers(operands)?;
             if operands.saved != 0 {
                 plan.set(desc::SAVED_LEADING, &matmul.saved.0)?;
@@ -399,17 +408,23 @@ impl CublasLt {
             let (functions, handle) = state.open()?;
             let Some(plan) = state.plan(matmul, operands)? else { return Ok(false) };
             plan.set_pointers(operands)?;
-            // SAFETY: the caller's promise. Factors are read from the host before the call returns.
+            let factors: [*const c_void; 2] = if matmul.device_factors {
+                let address = |offset| std::ptr::with_exposed_provenance((operands.factors + offset) as usize);
+                [address(0), address(size_of::<f32>() as u64)]
+            } else {
+                [(&raw const operands.alpha).cast(), (&raw const operands.beta).cast()]
+            };
+            // SAFETY: the caller's promise. Factors of the host are read before the call returns.
             let enqueued = unsafe {
                 functions.matmul(
                     handle,
                     plan.desc,
-                    (&raw const operands.alpha).cast(),
+                    factors[0],
                     operands.a,
                     plan.a,
                     operands.b,
                     plan.b,
-                    (&raw const operands.beta).cast(),
+                    factors[1],
                     operands.d,
                     plan.d,
                     operands.d,
