@@ -752,7 +752,8 @@ scalert_status_t scalert_scaler_read_wait(const scalert_scaler_t *scaler, scaler
  * gradients) -> step
  *                 -> step_result_wait (when the figures are wanted); abandon_step gives a begun step up
  *
- * A call out of this order is FAILED_PRECONDITION and changes nothing. */
+ * A call out of this order is FAILED_PRECONDITION and changes nothing. Where calls name different streams, the host
+ * orders these with events. */
 typedef struct scalert_state scalert_state_t;
 
 typedef struct scalert_state_desc {
@@ -830,8 +831,8 @@ scalert_status_t scalert_state_read(scalert_state_t *state, scalert_stream_t *st
 scalert_status_t scalert_state_write(scalert_state_t *state, scalert_stream_t *stream, uint32_t parameter,
                                      scalert_part_t part, const scalert_tensor_t *source);
 /* The number of steps taken, which bias corrections and momentum depend on; setting it belongs to restoring a
- * checkpoint. Outside of a step. The next scalert_state_step takes it to the device, where steps are counted: CUDA graphs
- * captured before do not know of it. [externally-synchronised] [sync] */
+ * checkpoint. Outside of a step. The next scalert_state_step takes it to the device, where steps are counted: CUDA
+ * graphs captured before do not know of it. [externally-synchronised] [sync] */
 scalert_status_t scalert_state_set_step(scalert_state_t *state, uint64_t step);
 
 /* The current weights of a parameter, resident on the device for work enqueued on stream until release: a borrowed,
@@ -860,8 +861,7 @@ typedef struct scalert_step_desc {
     size_t struct_size;
     float learning_rate;
     float max_norm;           /* clips the global norm; 0 = no clipping */
-    float gradient_scale;     /* multiplies the accumulated gradients, e.g. 1 / micro-batches; 0 = 1. Divided by the loss
-                                 scale, with a scaler by any that it may have, it must be a finite F32 and not 0 */
+    float gradient_scale;     /* multiplies the accumulated gradients, e.g. 1 / micro-batches; 0 = 1 */
     float loss_scale;         /* divides them; 0 = 1. With a scaler it must be 0 */
     scalert_scaler_t *scaler; /* the scale of its device value divides them, and it is updated; NULL = none */
 } scalert_step_desc_t;
@@ -869,6 +869,7 @@ typedef struct scalert_step_desc {
 
 /* Unscales, clips by the exact global norm over all parameters, and updates master weights, moments and weights. When
  * any gradient is not finite the update is skipped: nothing changes but the scaler. Needs no parameter to be acquired.
+ * gradient_scale divided by the loss scale, with a scaler by any scale that it may come to, must fit F32 and not be 0.
  *
  * The device decides, and the host waits for nothing. A CUDA graph may hold the calls from begin_step to step, on one
  * stream, whose workspace has been reserved. What is passed by value is fixed in it: learning_rate, max_norm,

@@ -15,20 +15,15 @@ use std::ffi::{CStr, c_int, c_void};
 use std::ptr::null_mut;
 use std::sync::Once;
 
-/// A function of the emulated driver by its name; all return a status.
+/// Calls a function of the emulated driver by its name.
 macro_rules! driver {
-    ($name:literal, $($type:ty),*) => {{
+    ($name:literal, $($value:expr => $type:ty),*) => {{
         let address = symbol($name).expect("the emulator has it");
-        // SAFETY: the function has this signature.
-        let function = unsafe { std::mem::transmute::<*const c_void, unsafe extern "C" fn($($type),*) -> c_int>(address) };
-        move |args: ($($type,)*)| driver!(@ function, args, $($type),*)
-    }};
-    (@ $f:ident, $args:ident, $a:ty) => { driver!(@@ unsafe { $f($args.0) }) };
-    (@ $f:ident, $args:ident, $a:ty, $b:ty) => { driver!(@@ unsafe { $f($args.0, $args.1) }) };
-    (@ $f:ident, $args:ident, $a:ty, $b:ty, $c:ty) => { driver!(@@ unsafe { $f($args.0, $args.1, $args.2) }) };
-    (@@ $call:expr) => {{
-        // SAFETY: the caller passes what the driver documents.
-        let status = $call;
+        // SAFETY: the function has this signature, and takes these arguments.
+        let status = unsafe {
+            let function: unsafe extern "C" fn($($type),*) -> c_int = std::mem::transmute(address);
+            function($($value),*)
+        };
         assert_eq!(status, 0, "{:?}", scalert_ptx_emulator::last_fault());
     }};
 }
@@ -290,9 +285,9 @@ fn a_graph_goes_on_as_calls_do() {
         return;
     }
     let (mut context, mut native) = (null_mut::<c_void>(), null_mut::<c_void>());
-    driver!("cuDevicePrimaryCtxRetain", *mut *mut c_void, c_int)((&mut context, 0));
-    driver!("cuCtxSetCurrent", *mut c_void)((context,));
-    driver!("cuStreamCreate", *mut *mut c_void, u32)((&mut native, 1));
+    driver!("cuDevicePrimaryCtxRetain", &mut context => *mut *mut c_void, 0 => c_int);
+    driver!("cuCtxSetCurrent", context => *mut c_void);
+    driver!("cuStreamCreate", &mut native => *mut *mut c_void, 1 => u32);
     {
         let runtime = cuda();
         let stream = Stream::wrap(&runtime, native).unwrap();
@@ -315,10 +310,10 @@ fn a_graph_goes_on_as_calls_do() {
         replayed.state.set_step(10).unwrap();
         let (mut graph, mut executable) = (null_mut::<c_void>(), null_mut::<c_void>());
         const GLOBAL: c_int = 0;
-        driver!("cuStreamBeginCapture_v2", *mut c_void, c_int)((native, GLOBAL));
+        driver!("cuStreamBeginCapture_v2", native => *mut c_void, GLOBAL => c_int);
         step(&replayed, &tensors[1]);
-        driver!("cuStreamEndCapture", *mut c_void, *mut *mut c_void)((native, &mut graph));
-        driver!("cuGraphInstantiateWithFlags", *mut *mut c_void, *mut c_void, u64)((&mut executable, graph, 0));
+        driver!("cuStreamEndCapture", native => *mut c_void, &mut graph => *mut *mut c_void);
+        driver!("cuGraphInstantiateWithFlags", &mut executable => *mut *mut c_void, graph => *mut c_void, 0 => u64);
         let mut rng = Rng(3);
         for replay in 0..6 {
             let skips = replay == 2;
@@ -329,14 +324,14 @@ fn a_graph_goes_on_as_calls_do() {
                 to.copy_from_slice(from);
             }
             step(&eager, &tensors[0]);
-            driver!("cuGraphLaunch", *mut c_void, *mut c_void)((executable, native));
+            driver!("cuGraphLaunch", executable => *mut c_void, native => *mut c_void);
             replayed.stream.wait().unwrap();
             assert_eq!(figures(&replayed), figures(&eager), "replay {replay}");
             assert!(replayed.snapshot() == eager.snapshot(), "replay {replay}");
         }
         assert_eq!(figures(&eager).0, 15);
-        driver!("cuGraphExecDestroy", *mut c_void)((executable,));
-        driver!("cuGraphDestroy", *mut c_void)((graph,));
+        driver!("cuGraphExecDestroy", executable => *mut c_void);
+        driver!("cuGraphDestroy", graph => *mut c_void);
     }
-    driver!("cuStreamDestroy_v2", *mut c_void)((native,));
+    driver!("cuStreamDestroy_v2", native => *mut c_void);
 }

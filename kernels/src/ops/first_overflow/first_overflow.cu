@@ -18,8 +18,7 @@ struct Parameters {
 };
 
 // The rank of each parameter, one block for each.
-extern "C" __global__ void __launch_bounds__(THREADS)
-    first_overflow_ranks(const __grid_constant__ Parameters p) {
+extern "C" __global__ void __launch_bounds__(THREADS) first_overflow_ranks(const __grid_constant__ Parameters p) {
     __shared__ int64_t space[WARPS][WORDS];
     if (!p.control->search)
         return;

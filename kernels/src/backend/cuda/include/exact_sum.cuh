@@ -123,8 +123,8 @@ struct WarpAccumulator {
         } while (__any_sync(ALL_LANES, more));
     }
 
-    // The value, rounded once to nearest even: `Accumulator::sum`, in all lanes. Changes the words. All lanes of the warp
-    // call it, with shared memory of their own.
+    // The value, rounded once to nearest even: `Accumulator::sum`, in all lanes. Changes the words. All lanes of the
+    // warp call it, with shared memory of their own.
     __device__ __forceinline__ double rounded(int64_t (&space)[WORDS]) {
         int lane = threadIdx.x % 32;
         carry();
