@@ -31,9 +31,11 @@
 //! backward pass by recomputation); Ainslie et al. 2023 (grouped queries).
 
 mod cpu;
+mod cuda;
 pub mod reference;
 
 use crate::backend::cpu::Cpu;
+use crate::backend::cuda::{CudaError, Gpu, Properties};
 use crate::dtype::DType;
 use crate::ops::Op;
 use crate::view::{Invalid, View};
@@ -160,6 +162,10 @@ impl Op for AttentionForward<'_> {
     fn cpu(&self, cpu: &Cpu<'_>) {
         cpu::forward::run(self, cpu);
     }
+
+    fn cuda(&self, gpu: &Gpu<'_>) -> Result<(), CudaError> {
+        cuda::forward(self, gpu)
+    }
 }
 
 impl Op for AttentionBackward<'_> {
@@ -199,5 +205,13 @@ impl Op for AttentionBackward<'_> {
 
     fn cpu(&self, cpu: &Cpu<'_>) {
         cpu::backward::run(self, cpu);
+    }
+
+    fn cuda_workspace(&self, _properties: &Properties) -> usize {
+        cuda::backward_workspace(self)
+    }
+
+    fn cuda(&self, gpu: &Gpu<'_>) -> Result<(), CudaError> {
+        cuda::backward(self, gpu)
     }
 }
