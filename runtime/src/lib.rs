@@ -8,6 +8,7 @@
 //! | [`device`], [`cuda`] | what the machine has; contexts of CUDA devices |
 //! | [`log`] | messages to the host's sink |
 //! | [`threads`] | the kernels' workers over an own pool or the host's |
+//! | [`trace`] | what watches operations: observers, and NVTX ranges for a profiler |
 //! | [`memory`] | tiers, budgets and the ledger; owned blocks; arenas |
 //! | [`runtime`] | one device of one rank |
 //! | [`stream`], [`event`] | order of work |
@@ -33,6 +34,7 @@ pub mod runtime;
 pub mod state;
 pub mod stream;
 pub mod threads;
+pub mod trace;
 
 pub use error::{Error, NativeDomain, Result, Status};
 pub use event::Event;

@@ -6,6 +6,7 @@ use crate::error::{Error, Result, Status};
 use crate::log::{Log, LogLevel};
 use crate::memory::{Allocator, Ledger, Memory, MemoryReport};
 use crate::threads::{HostThreads, Threads};
+use crate::trace::{Observer, Trace};
 use scalert_kernels::backend::cpu::Level;
 use scalert_kernels::view::View;
 use std::sync::Arc;
@@ -45,6 +46,7 @@ struct Inner {
     threads: Threads,
     level: Level,
     log: Log,
+    trace: Trace,
 }
 
 /// What operations run on.
@@ -92,7 +94,7 @@ impl Runtime {
         };
         let ledger = Ledger::new(desc.budgets);
         let memory = Arc::new(Memory::new(ledger, desc.allocator.clone(), desc.ordinal, context));
-        let inner = Inner { memory, device, threads, level, log: desc.log.clone() };
+        let inner = Inner { memory, device, threads, level, log: desc.log.clone(), trace: Trace::default() };
         inner.log.write(LogLevel::Info, || {
             let kind = match desc.device {
                 DeviceKind::Cpu => "CPU",
@@ -151,6 +153,15 @@ impl Runtime {
 
     pub(crate) fn workers(&self) -> &Threads {
         &self.inner.threads
+    }
+
+    /// Has `observer` watch the operations that begin from now on; None = no one.
+    pub fn observe(&self, observer: Option<Arc<dyn Observer>>) {
+        self.inner.trace.observe(observer);
+    }
+
+    pub(crate) fn trace(&self) -> &Trace {
+        &self.inner.trace
     }
 
     pub(crate) fn log(&self) -> &Log {

@@ -165,6 +165,8 @@ impl Queue<'_> {
 
     /// Computes, or enqueues that on a CUDA device. [`Queue::prepare`] passed for the same arguments.
     pub(crate) fn run<O: Op>(&mut self, op: &O) -> Result<()> {
+        let stream = (&raw const *self.workspace).addr();
+        let _watched = self.runtime.trace().watch(op, self.runtime.device(), stream);
         let block = self.workspace.block.as_ref().filter(|block| block.bytes() > 0);
         let Some(native) = self.native else {
             let workspace: &mut [u8] = match block {
