@@ -87,6 +87,27 @@ fn files(folder: &Path, ending: &str, found: &mut BTreeSet<PathBuf>) {
     }
 }
 
+/// Appends a source and the headers of ours that it includes, each once.
+fn read_with_includes(
+    source: &Path,
+    headers: &BTreeSet<PathBuf>,
+    included: &mut BTreeSet<PathBuf>,
+    text: &mut String,
+) {
+    if !included.insert(source.to_owned()) {
+        return;
+    }
+    let own = fs::read_to_string(source).expect("the sources are readable");
+    for line in own.lines() {
+        let Some(name) = line.strip_prefix("#include \"").and_then(|rest| rest.split('"').next()) else { continue };
+        let file = Path::new(name).file_name();
+        for header in headers.iter().filter(|header| header.file_name() == file) {
+            read_with_includes(header, headers, included, text);
+        }
+    }
+    text.push_str(&own);
+}
+
 /// One compilation: a source for a target.
 struct Job {
     source: PathBuf,
@@ -104,14 +125,13 @@ fn build(root: &Path, objects: &Path, out: &Path, nvcc: &Nvcc) -> String {
     files(&root.join("src"), "cuh", &mut headers);
     let mut common = DefaultHasher::new();
     (&nvcc.version, FLAGS).hash(&mut common);
-    for header in &headers {
-        fs::read(header).expect("the sources are readable").hash(&mut common);
-    }
     let mut jobs = Vec::new();
     for source in &sources {
+        let (mut text, mut included) = (String::new(), BTreeSet::new());
+        read_with_includes(source, &headers, &mut included, &mut text);
         for target in &targets {
             let mut hash = common.clone();
-            (fs::read(source).expect("the sources are readable"), target).hash(&mut hash);
+            (&text, target).hash(&mut hash);
             let name = source.file_stem().expect("a file has a name").to_string_lossy();
             let object = objects.join(format!("{name}-{target}-{:016x}.zst", hash.finish()));
             jobs.push(Job { source: source.clone(), target: target.clone(), object });

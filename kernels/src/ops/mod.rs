@@ -81,8 +81,5 @@ pub trait Op {
     }
 
     /// Enqueues the computation on a CUDA device. `check` has passed; every view is of memory that the device reaches.
-    fn cuda(&self, gpu: &Gpu<'_>) -> Result<(), CudaError> {
-        let _ = gpu;
-        Err(Gpu::unavailable(Self::NAME, "has no device kernel yet"))
-    }
+    fn cuda(&self, gpu: &Gpu<'_>) -> Result<(), CudaError>;
 }
