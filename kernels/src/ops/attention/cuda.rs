@@ -2,6 +2,7 @@
 
 use super::{AttentionBackward, AttentionForward};
 use crate::backend::cuda::{CudaError, Gpu, Launch};
+use crate::by_dtype;
 use crate::dtype::DType;
 use crate::view::View;
 
@@ -95,12 +96,7 @@ struct BackwardParameters {
 const MOST_TOKENS: usize = 1 << 29;
 
 impl Problem {
-    fn new(
-        call: &'static str,
-        [q, k, v]: [&View<'_>; 3],
-        causal: bool,
-        scale: f32,
-    ) -> Result<Problem, CudaError> {
+    fn new(call: &'static str, [q, k, v]: [&View<'_>; 3], causal: bool, scale: f32) -> Result<Problem, CudaError> {
         let &[_, t, hq, d] = q.shape() else { unreachable!("the operation's check passed") };
         let (s, hk) = (k.shape()[1], k.shape()[2]);
         if t.max(s) > MOST_TOKENS || hq > MOST_TOKENS {
