@@ -25,11 +25,10 @@ struct Statistics {
 struct Problem {
     Heads q, k, v;
     int32_t t, s, d;
-    int32_t query_heads, group; // query heads of a key head
+    int32_t query_heads, key_heads, group; // query heads of a key head
     int32_t blocks;             // blocks of rows of a head
     float scale, scale2;
     int32_t causal;
-    int32_t padding;
 
     // How far the keys that query i sees go: j <= i + reach, and j < s.
     __device__ __forceinline__ int reach() const { return causal ? s - t : s; }

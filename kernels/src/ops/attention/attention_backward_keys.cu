@@ -14,8 +14,7 @@ __device__ __forceinline__ void backward_keys(const BackwardParameters &p) {
     const Problem &of = p.problem;
     int column = PARTS == 1 ? 0 : blockIdx.x % PARTS * (COLUMNS / 16);
     int first = blockIdx.x / PARTS % of.blocks * KEYS;
-    int key_heads = of.query_heads / of.group;
-    int n = blockIdx.x / PARTS / of.blocks / key_heads, h = blockIdx.x / PARTS / of.blocks % key_heads;
+    int n = blockIdx.x / PARTS / of.blocks / of.key_heads, h = blockIdx.x / PARTS / of.blocks % of.key_heads;
     int lane = threadIdx.x % 32, row = threadIdx.x / 32 * 16 * M;
 
     Rows::load<KEYS, THREADS>(k, Rows::part(of.k.at<T>(n, h) + first * of.k.token, of.k), of.k, of.s - first, of.d);
@@ -38,7 +37,7 @@ __device__ __forceinline__ void backward_keys(const BackwardParameters &p) {
     int head = h * of.group, query = begin, end_head = head + of.group;
     if (begin >= of.t)
         head = end_head;
-    else
+    if (head < end_head)
         load(head, query, 0);
     float scale2 = fabsf(of.scale2);
     if (of.scale2 < 0) {

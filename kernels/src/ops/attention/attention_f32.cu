@@ -215,8 +215,8 @@ template <int D> __device__ __forceinline__ void backward_queries(const Backward
 template <int D> __device__ __forceinline__ void backward_keys(const BackwardParameters &p) {
     __shared__ Space space;
     const Problem &of = p.problem;
-    int first = blockIdx.x % of.blocks * TILE, key_heads = of.query_heads / of.group;
-    int n = blockIdx.x / of.blocks / key_heads, h = blockIdx.x / of.blocks % key_heads;
+    int first = blockIdx.x % of.blocks * TILE;
+    int n = blockIdx.x / of.blocks / of.key_heads, h = blockIdx.x / of.blocks % of.key_heads;
     Rows k(of.k, n, h, first, of.s, of.d), v(of.v, n, h, first, of.s, of.d);
     int begin = max(0, first - of.reach()) / TILE * TILE;
     float dk[4][D / 16], dv[4][D / 16];

@@ -19,17 +19,11 @@ struct Heads {
 
 impl Heads {
     fn new(view: &View<'_>) -> Heads {
-        let stride = |d: usize| view.stride()[d] as i64;
-        let size = view.dtype().size();
-        let aligned = (view.data() as usize).is_multiple_of(16)
-            && (0..3).all(|d| view.shape()[d] <= 1 || (view.stride()[d] * size).is_multiple_of(16));
-        Heads {
-            data: view.data() as u64,
-            batch: stride(0),
-            token: stride(1),
-            head: stride(2),
-            aligned: i64::from(aligned),
-        }
+        // Of one element, the stride says nothing; but kernels take addresses of rows that they do not read.
+        let [batch, token, head] = [0, 1, 2].map(|d| if view.shape()[d] > 1 { view.stride()[d] as i64 } else { 0 });
+        let rows = [batch, token, head].map(|stride| stride as usize * view.dtype().size());
+        let aligned = rows.into_iter().chain([view.data() as usize]).all(|at| at.is_multiple_of(16));
+        Heads { data: view.data() as u64, batch, token, head, aligned: i64::from(aligned) }
     }
 }
 
@@ -59,12 +53,12 @@ struct Problem {
     s: i32,
     d: i32,
     query_heads: i32,
+    key_heads: i32,
     group: i32,
     blocks: i32,
     scale: f32,
     scale2: f32,
     causal: i32,
-    padding: i32,
 }
 
 /// `ForwardParameters` of attention.cuh.
@@ -99,7 +93,7 @@ impl Problem {
     fn new(call: &'static str, [q, k, v]: [&View<'_>; 3], causal: bool, scale: f32) -> Result<Problem, CudaError> {
         let &[_, t, hq, d] = q.shape() else { unreachable!("the operation's check passed") };
         let (s, hk) = (k.shape()[1], k.shape()[2]);
-        if t.max(s) > MOST_TOKENS || hq > MOST_TOKENS {
+        if t.max(s).max(hq).max(hk) > MOST_TOKENS {
             return Err(Gpu::unavailable(call, format!("more than {MOST_TOKENS} tokens or heads")));
         }
         let scale = if scale == 0.0 { 1.0 / (d as f32).sqrt() } else { scale };
@@ -111,12 +105,12 @@ impl Problem {
             s: s as i32,
             d: d as i32,
             query_heads: hq as i32,
-            group: hq.checked_div(hk).unwrap_or(1) as i32,
+            key_heads: hk as i32,
+            group: hq.checked_div(hk).unwrap_or(0) as i32,
             blocks: 0,
             scale,
             scale2: scale * std::f32::consts::LOG2_E,
             causal: i32::from(causal),
-            padding: 0,
         })
     }
 }
