@@ -24,11 +24,11 @@
  * CUDA devices
  *   - Tensors lie in memory of the runtime's device, in managed memory, or in pinned host memory. Any other address is
  *     INVALID_ARGUMENT, which names the argument. scalert_memory_copy moves bytes between host and device.
- *   - Work runs in a CUDA context of the host's: the one that is current on the thread that creates the runtime, if it
- * is of the device, else the device's primary one. Calls leave the current context as it was and never reset one. A
- *     context that the host has destroyed fails every call but those that destroy handles, which succeed.
- *   - A failure of asynchronous work is returned, as DEVICE_ERROR with the CUresult, by the next call that notices it
- * and by every later call on a runtime of that context. CPU runtimes of the process are not affected.
+ *   - Work runs in a CUDA context of the host's: the one that is current on the thread that creates the runtime, if
+ *     it is of the device, else the device's primary one. Calls leave the current context as it was and never reset
+ *     one. A context that the host has destroyed fails every call but those that destroy handles, which succeed.
+ *   - A failure of asynchronous work is returned, as DEVICE_ERROR with the CUresult, by the next call that notices
+ *     it and by every later call on a runtime of that context. CPU runtimes of the process are not affected.
  *   - While the host captures a stream into a graph, what cannot be captured is FAILED_PRECONDITION and leaves the
  *     capture valid.
  *   - After fork() a child cannot use CUDA that its parent has used: calls are FAILED_PRECONDITION, and destroying a
@@ -368,12 +368,7 @@ typedef struct scalert_cast_options {
     scalert_rounding_t rounding;
     scalert_random_key_t key; /* for SCALERT_ROUND_STOCHASTIC */
 } scalert_cast_options_t;
-#define SCALERT_CAST_OPTIONS_INIT                                                                                      \
-    {                                                                                                                  \
-        sizeof(scalert_cast_options_t), SCALERT_ROUND_NEAREST_EVEN, {                                                  \
-            0, 0, 0                                                                                                    \
-        }                                                                                                              \
-    }
+#define SCALERT_CAST_OPTIONS_INIT {sizeof(scalert_cast_options_t), SCALERT_ROUND_NEAREST_EVEN, {0, 0, 0}}
 
 /* y = x in y's dtype. x, y [..] float, same shape. Denormals are kept, NaN stays NaN, values past the largest finite
  * one become infinite (nearest even). Same dtype: a copy. [externally-synchronised] [async] [capturable] */
@@ -813,12 +808,7 @@ typedef struct scalert_parameter_info {
     int32_t ndim;
     int64_t shape[SCALERT_MAX_DIMS];
 } scalert_parameter_info_t;
-#define SCALERT_PARAMETER_INFO_INIT                                                                                    \
-    {                                                                                                                  \
-        sizeof(scalert_parameter_info_t), NULL, 0, 0, 0, {                                                             \
-            0, 0, 0, 0, 0                                                                                              \
-        }                                                                                                              \
-    }
+#define SCALERT_PARAMETER_INFO_INIT {sizeof(scalert_parameter_info_t), NULL, 0, 0, 0, {0, 0, 0, 0, 0}}
 /* [externally-synchronised] [sync] */
 scalert_status_t scalert_state_parameter_count(const scalert_state_t *state, uint32_t *count);
 /* The caller sets out->struct_size. [externally-synchronised] [sync] */
