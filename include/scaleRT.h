@@ -24,11 +24,11 @@
  * CUDA devices
  *   - Tensors lie in memory of the runtime's device, in managed memory, or in pinned host memory. Any other address is
  *     INVALID_ARGUMENT, which names the argument. scalert_memory_copy moves bytes between host and device.
- *   - Work runs in a CUDA context of the host's: the one that is current on the thread that creates the runtime, if it is
- *     of the device, else the device's primary one. Calls leave the current context as it was and never reset one. A
- *     context that the host has destroyed fails every call but those that destroy handles, which succeed.
- *   - A failure of asynchronous work is returned, as DEVICE_ERROR with the CUresult, by the next call that notices it and
- *     by every later call on a runtime of that context. CPU runtimes of the process are not affected.
+ *   - Work runs in a CUDA context of the host's: the one that is current on the thread that creates the runtime, if
+ *     it is of the device, else the device's primary one. Calls leave the current context as it was and never reset
+ *     one. A context that the host has destroyed fails every call but those that destroy handles, which succeed.
+ *   - A failure of asynchronous work is returned, as DEVICE_ERROR with the CUresult, by the next call that notices
+ *     it and by every later call on a runtime of that context. CPU runtimes of the process are not affected.
  *   - While the host captures a stream into a graph, what cannot be captured is FAILED_PRECONDITION and leaves the
  *     capture valid.
  *   - After fork() a child cannot use CUDA that its parent has used: calls are FAILED_PRECONDITION, and destroying a
@@ -115,9 +115,9 @@ typedef struct scalert_device_info {
     size_t struct_size;
     scalert_device_kind_t kind;
     int32_t ordinal;
-    uint64_t memory_bytes; /* physical memory of the device */
-    uint32_t threads;      /* CPU threads that a runtime uses by default */
-    char name[96];         /* CPU: the best instruction set found, e.g. "CPU (avx512bf16)" */
+    uint64_t memory_bytes;       /* physical memory of the device */
+    uint32_t threads;            /* CPU threads that a runtime uses by default */
+    char name[96];               /* CPU: the best instruction set found, e.g. "CPU (avx512bf16)" */
     uint32_t compute_capability; /* CUDA: 10 major + minor, e.g. 90; CPU: 0 */
     uint32_t multiprocessors;    /* CUDA; CPU: 0 */
 } scalert_device_info_t;
@@ -209,9 +209,9 @@ typedef struct scalert_runtime_desc {
 #define SCALERT_RUNTIME_DESC_INIT                                                                                      \
     {sizeof(scalert_runtime_desc_t), SCALERT_DEVICE_CPU, 0, 0, 0, 0, 0, 0, SCALERT_SIMD_BEST, NULL, NULL, NULL}
 
-/* Creates a runtime. UNAVAILABLE, with the reason, when this build or machine lacks the device, or when a CUDA device is
- * older than compute capability 8.0. After fork() the child may use the parent's CPU runtimes; its threads are started
- * anew. [thread-safe] [sync] */
+/* Creates a runtime. UNAVAILABLE, with the reason, when this build or machine lacks the device, or when a CUDA device
+ * is older than compute capability 8.0. After fork() the child may use the parent's CPU runtimes; its threads are
+ * started anew. [thread-safe] [sync] */
 scalert_status_t scalert_runtime_create(const scalert_runtime_desc_t *desc, scalert_runtime_t **out);
 /* [thread-safe] [sync] */
 void scalert_runtime_destroy(scalert_runtime_t *runtime);
@@ -251,11 +251,11 @@ typedef struct scalert_event scalert_event_t;
 /* Creates a stream of the runtime's device. [thread-safe] [sync] */
 scalert_status_t scalert_stream_create(scalert_runtime_t *runtime, scalert_stream_t **out);
 /* Wraps the host's CUstream, which the host keeps owning and destroys after this handle. It must be of the runtime's
- * context; NULL is that context's default stream. CU_STREAM_PER_THREAD is INVALID_ARGUMENT: it is another stream on each
- * thread. On the CPU device native must be NULL. [thread-safe] [sync] */
+ * context; NULL is that context's default stream. CU_STREAM_PER_THREAD is INVALID_ARGUMENT: it is another stream on
+ * each thread. On the CPU device native must be NULL. [thread-safe] [sync] */
 scalert_status_t scalert_stream_wrap(scalert_runtime_t *runtime, void *native, scalert_stream_t **out);
-/* Its work is finished before its workspace is freed. A CUDA graph captured on it uses that workspace: destroy the graph
- * first. [sync] */
+/* Its work is finished before its workspace is freed. A CUDA graph captured on it uses that workspace: destroy the
+ * graph first. [sync] */
 void scalert_stream_destroy(scalert_stream_t *stream);
 /* Makes the workspace at least bytes large, inside the DEVICE budget. Operations grow it by themselves when they need
  * more; reserving makes that happen at a chosen time. The old one is given back when the new one is there, so that a
@@ -264,12 +264,12 @@ void scalert_stream_destroy(scalert_stream_t *stream);
  * workspace that a captured graph uses is kept, and counted, until the stream is destroyed.
  * [externally-synchronised] [sync] */
 scalert_status_t scalert_stream_reserve(scalert_stream_t *stream, uint64_t bytes);
-/* Blocks until everything enqueued so far is done; returns a failure of asynchronous work. FAILED_PRECONDITION while the
- * stream is captured. [externally-synchronised] [sync] */
+/* Blocks until everything enqueued so far is done; returns a failure of asynchronous work. FAILED_PRECONDITION while
+ * the stream is captured. [externally-synchronised] [sync] */
 scalert_status_t scalert_stream_wait(scalert_stream_t *stream);
-/* Work enqueued on stream after this call runs after event. An event never recorded counts as complete. On the CPU device
- * the call waits for an event of a CUDA device. A stream that is captured cannot follow an event that was recorded
- * outside of that capture: FAILED_PRECONDITION. [externally-synchronised] [async] [capturable] */
+/* Work enqueued on stream after this call runs after event. An event never recorded counts as complete. On the CPU
+ * device the call waits for an event of a CUDA device. A stream that is captured cannot follow an event that was
+ * recorded outside of that capture: FAILED_PRECONDITION. [externally-synchronised] [async] [capturable] */
 scalert_status_t scalert_stream_follow(scalert_stream_t *stream, const scalert_event_t *event);
 /* Copies bytes from one address to another, in stream order; each is host memory or memory that the device reaches, and
  * they do not overlap. Pinned memory is copied while the call returns: keep it until then. Other host memory has been
@@ -281,8 +281,8 @@ scalert_status_t scalert_memory_copy(scalert_stream_t *stream, void *to, const v
 scalert_status_t scalert_event_create(scalert_runtime_t *runtime, scalert_event_t **out);
 /* [thread-safe] [sync] */
 void scalert_event_destroy(scalert_event_t *event);
-/* The event completes when everything enqueued on stream so far is done. Recorded while the stream is captured it marks a
- * place in the graph: other streams may follow it, but it never completes. Both are of one device, and on CUDA of one
+/* The event completes when everything enqueued on stream so far is done. Recorded while the stream is captured it marks
+ * a place in the graph: other streams may follow it, but it never completes. Both are of one device, and on CUDA of one
  * context. [externally-synchronised] [async] [capturable] */
 scalert_status_t scalert_event_record(scalert_event_t *event, scalert_stream_t *stream);
 /* *complete = 1 when the event has completed or was never recorded. FAILED_PRECONDITION when it was last recorded in a

@@ -1,5 +1,5 @@
-/* CUDA devices: contexts, streams, events, arenas, copies, capture, and what goes wrong. Runs on the machine's device or on
- * the emulated one; without any it checks what is said of that. */
+/* CUDA devices: contexts, streams, events, arenas, copies, capture, and what goes wrong. Runs on the machine's device
+ * or on the emulated one; without any it checks what is said of that. */
 #define _POSIX_C_SOURCE 200809L
 #include "check.h"
 
@@ -7,7 +7,8 @@
 #include <sys/wait.h>
 #include <unistd.h>
 
-/* ---- the driver, as a host uses it beside the library ------------------------------------------------------------- */
+/* ---- the driver, as a host uses it beside the library -------------------------------------------------------------
+ */
 
 typedef void *handle;
 
@@ -53,7 +54,8 @@ static void open_driver(void) {
     find(library, "cuGraphDestroy", &cu.graph_destroy);
 }
 
-/* ---- what the tests share ------------------------------------------------------------------------------------------ */
+/* ---- what the tests share ------------------------------------------------------------------------------------------
+ */
 
 enum { N = 1000 };
 
@@ -96,7 +98,8 @@ static void a_cpu_runtime_computes(void) {
     scalert_runtime_destroy(runtime);
 }
 
-/* ---- devices ------------------------------------------------------------------------------------------------------- */
+/* ---- devices -------------------------------------------------------------------------------------------------------
+ */
 
 static void without_a_device(void) {
     scalert_runtime_desc_t desc = SCALERT_RUNTIME_DESC_INIT;
@@ -137,7 +140,8 @@ static void devices(void) {
     CHECK(info.compute_capability == 7);
 }
 
-/* ---- work ---------------------------------------------------------------------------------------------------------- */
+/* ---- work ----------------------------------------------------------------------------------------------------------
+ */
 
 static void work_runs_in_order(void) {
     scalert_runtime_t *runtime = cuda_runtime();
@@ -284,7 +288,8 @@ static void memory_runs_out(void) {
     scalert_runtime_t *runtime = cuda_runtime(), *small = NULL;
     scalert_stream_t *stream = NULL;
     scalert_arena_t *arena = NULL;
-    FAILS(scalert_arena_create(runtime, SCALERT_TIER_DEVICE, (uint64_t)1 << 45, &arena), SCALERT_OUT_OF_MEMORY, "bytes");
+    FAILS(scalert_arena_create(runtime, SCALERT_TIER_DEVICE, (uint64_t)1 << 45, &arena), SCALERT_OUT_OF_MEMORY,
+          "bytes");
     last(SCALERT_OUT_OF_MEMORY, SCALERT_NATIVE_CUDA, 2);
     CHECK(memory_of(runtime).tier[SCALERT_TIER_DEVICE].used == 0);
     scalert_runtime_destroy(runtime);
@@ -307,7 +312,8 @@ static void memory_runs_out(void) {
     scalert_runtime_destroy(small);
 }
 
-/* ---- the host's contexts and streams ------------------------------------------------------------------------------- */
+/* ---- the host's contexts and streams -------------------------------------------------------------------------------
+ */
 
 static void the_host_s_context_is_used_and_left_alone(void) {
     handle before = NULL, mine = NULL, now = NULL, native = NULL, foreign = NULL;
@@ -389,7 +395,8 @@ static void a_destroyed_context(void) {
     scalert_runtime_destroy(other);
 }
 
-/* ---- capture ------------------------------------------------------------------------------------------------------- */
+/* ---- capture -------------------------------------------------------------------------------------------------------
+ */
 
 static void capture(int mode) {
     handle mine = NULL, native = NULL, graph = NULL, executable = NULL;
@@ -483,7 +490,8 @@ static void capture(int mode) {
     CU(cu.context_destroy(mine));
 }
 
-/* ---- hooks, processes, faults -------------------------------------------------------------------------------------- */
+/* ---- hooks, processes, faults --------------------------------------------------------------------------------------
+ */
 
 static struct {
     scalert_runtime_t *runtime;

@@ -121,11 +121,16 @@ struct Attributes {
     message: *const c_char,
 }
 
+/// `nvtxDomainRangePushEx`, `nvtxDomainRangePop` and `nvtxDomainCreateA`.
+type Push = unsafe extern "C" fn(*mut c_void, *const Attributes) -> c_int;
+type Pop = unsafe extern "C" fn(*mut c_void) -> c_int;
+type Create = unsafe extern "C" fn(*const c_char) -> *mut c_void;
+
 /// A profiler that takes ranges, with the domain of this library.
 struct Profiler {
     domain: *mut c_void,
-    push: unsafe extern "C" fn(*mut c_void, *const Attributes) -> c_int,
-    pop: unsafe extern "C" fn(*mut c_void) -> c_int,
+    push: Push,
+    pop: Pop,
 }
 
 // SAFETY: NVTX functions may be called from any thread; the domain is a handle.
@@ -161,14 +166,14 @@ fn load() -> Option<Profiler> {
     }
     let (push, pop) = (CORE2.function(DOMAIN_RANGE_PUSH)?, CORE2.function(DOMAIN_RANGE_POP)?);
     let create = CORE2.function(DOMAIN_CREATE);
-    // SAFETY: the profiler put functions of these types there: `nvtxDomainRangePushEx`, `nvtxDomainRangePop` and
-    // `nvtxDomainCreateA`. The default domain is null.
+    // SAFETY: the profiler put functions of these types there. The default domain is null.
     unsafe {
         let domain = create.map_or(std::ptr::null_mut(), |create| {
-            let create = std::mem::transmute::<*mut c_void, unsafe extern "C" fn(*const c_char) -> *mut c_void>(create);
-            create(c"scaleRT".as_ptr())
+            std::mem::transmute::<*mut c_void, Create>(create)(c"scaleRT".as_ptr())
         });
-        Some(Profiler { domain, push: std::mem::transmute(push), pop: std::mem::transmute(pop) })
+        let push = std::mem::transmute::<*mut c_void, Push>(push);
+        let pop = std::mem::transmute::<*mut c_void, Pop>(pop);
+        Some(Profiler { domain, push, pop })
     }
 }
 
