@@ -179,13 +179,14 @@ template <int M, int N> __device__ __forceinline__ void clear(float (&c)[M][N][4
                 c[m][n][e] = 0;
 }
 
-// c = a b^T: 16 M rows of the tile a from `row`, and 8 N rows of the tile b.
-template <typename T, int D, int M, int N>
+// c = a b^T: 16 M rows of the tile a from `row`, and 8 N rows of the tile b. STEPS at once: all would need more
+// registers than there are.
+template <typename T, int D, int STEPS = D / 32, int M, int N>
 __device__ __forceinline__ void products(float (&c)[M][N][4], const T *a, int row, const T *b) {
     using Rows = Tile<T, D>;
     clear(c);
     auto left = Rows::lane(a, row), right = Rows::lane(b, 0);
-#pragma unroll 4 // all at once would need more registers than there are
+#pragma unroll STEPS
     for (int step = 0; step < D / 16; step++) {
         uint32_t x[M][4];
 #pragma unroll
