@@ -26,7 +26,7 @@ struct Problem {
     Heads q, k, v;
     int32_t t, s, d;
     int32_t query_heads, key_heads, group; // query heads of a key head
-    int32_t blocks;             // blocks of rows of a head
+    int32_t blocks;                        // blocks of rows of a head
     float scale, scale2;
     int32_t causal;
 
@@ -144,8 +144,8 @@ template <typename T, int D> struct Tile {
             ((uint32_t *)tile)[at] ^= 0x80008000u;
     }
 
-    // Addresses for this lane of the 16x16 tiles along 16 rows from `row`: lanes 0 to 15 give the upper eight rows, left
-    // and right, the others the lower eight. One for all purposes, to keep registers free.
+    // Addresses for this lane of the 16x16 tiles along 16 rows from `row`: lanes 0 to 15 give the upper eight rows,
+    // left and right, the others the lower eight. One for all purposes, to keep registers free.
     struct Lane {
         uint32_t row, chunk;
         __device__ __forceinline__ uint32_t at(int step) const { return row + (chunk ^ (uint32_t)step * 32); }
