@@ -26,7 +26,7 @@ struct Problem {
     Heads q, k, v;
     int32_t t, s, d;
     int32_t query_heads, key_heads, group; // query heads of a key head
-    int32_t blocks;             // blocks of rows of a head
+    int32_t blocks;                        // blocks of rows of a head
     float scale, scale2;
     int32_t causal;
 
@@ -144,8 +144,8 @@ template <typename T, int D> struct Tile {
             ((uint32_t *)tile)[at] ^= 0x80008000u;
     }
 
-    // Addresses for this lane of the 16x16 tiles along 16 rows from `row`: lanes 0 to 15 give the upper eight rows, left
-    // and right, the others the lower eight. One for all purposes, to keep registers free.
+    // Addresses for this lane of the 16x16 tiles along 16 rows from `row`: lanes 0 to 15 give the upper eight rows,
+    // left and right, the others the lower eight. One for all purposes, to keep registers free.
     struct Lane {
         uint32_t row, chunk;
         __device__ __forceinline__ uint32_t at(int step) const { return row + (chunk ^ (uint32_t)step * 32); }
@@ -179,13 +179,14 @@ template <int M, int N> __device__ __forceinline__ void clear(float (&c)[M][N][4
                 c[m][n][e] = 0;
 }
 
-// c = a b^T: 16 M rows of the tile a from `row`, and 8 N rows of the tile b.
-template <typename T, int D, int M, int N>
+// c = a b^T: 16 M rows of the tile a from `row`, and 8 N rows of the tile b. STEPS at once: all would need more
+// registers than there are.
+template <typename T, int D, int STEPS = D / 32, int M, int N>
 __device__ __forceinline__ void products(float (&c)[M][N][4], const T *a, int row, const T *b) {
     using Rows = Tile<T, D>;
     clear(c);
     auto left = Rows::lane(a, row), right = Rows::lane(b, 0);
-#pragma unroll 4 // all at once would need more registers than there are
+#pragma unroll STEPS
     for (int step = 0; step < D / 16; step++) {
         uint32_t x[M][4];
 #pragma unroll

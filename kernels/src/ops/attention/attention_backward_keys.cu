@@ -1,5 +1,5 @@
-// The gradients of k and v: a block has 16 M rows of keys for each of its warps, and meets the queries of all query heads
-// of its key head in tiles, in order. Where head sizes are large, a block has half of the gradients' columns.
+// The gradients of k and v: a block has 16 M rows of keys for each of its warps, and meets the queries of all query
+// heads of its key head in tiles, in order. Where head sizes are large, a block has half of the gradients' columns.
 #include "lift.cuh"
 
 template <typename T, int D, int PARTS, int M, int WARPS, int QUERIES>

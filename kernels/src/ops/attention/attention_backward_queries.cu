@@ -55,8 +55,8 @@ __device__ __forceinline__ void backward_queries(const BackwardParameters &p) {
             load(key + KEYS, stages + (turn ^ 1) * STAGE);
 
         float w[M][N][4], dw[M][N][4];
-        products<T, D>(w, q, row, k);
-        products<T, D>(dw, dout, row, v);
+        products<T, D, 2>(w, q, row, k);
+        products<T, D, 2>(dw, dout, row, v);
         bool masked = key + KEYS > seen;
         auto sees = [&](int m, int half, int j) { return key + j <= position(m, half) && key + j < of.s; };
 #pragma unroll

@@ -1,5 +1,5 @@
-// Attention of f32 without tensor cores, which round it. A block of 16 x 16 threads has 64 rows, and meets the other side
-// in tiles of 64; thread (y, x) has rows y + 16 i and columns x + 16 j of every matrix.
+// Attention of f32 without tensor cores, which round it. A block of 16 x 16 threads has 64 rows, and meets the other
+// side in tiles of 64; thread (y, x) has rows y + 16 i and columns x + 16 j of every matrix.
 #include "attention.cuh"
 
 constexpr int TILE = 64, THREADS = 256, CHUNK = 32, STRIDE = TILE + 1;
@@ -100,8 +100,8 @@ template <int N> __device__ __forceinline__ void clear(float (&c)[4][N]) {
 
 // The block's rows, from row `first` of `all`.
 template <int N>
-__device__ __forceinline__ void store(const float (&c)[4][N], const Heads &heads, int64_t n, int64_t h, int first, int all,
-                                      int d, float factor) {
+__device__ __forceinline__ void store(const float (&c)[4][N], const Heads &heads, int64_t n, int64_t h, int first,
+                                      int all, int d, float factor) {
     float *to = heads.at<float>(n, h);
 #pragma unroll
     for (int i = 0; i < 4; i++) {
@@ -132,9 +132,7 @@ template <int D> __device__ __forceinline__ void forward(const ForwardParameters
     }
     for (int key = 0; key < end; key += TILE) {
         bool masked = key + TILE > seen;
-        auto sees = [&](int i, int j) {
-            return key + j <= first + thread_y() + 16 * i + of.reach() && key + j < of.s;
-        };
+        auto sees = [&](int i, int j) { return key + j <= first + thread_y() + 16 * i + of.reach() && key + j < of.s; };
         float w[4][4];
         products(w, q, Rows(of.k, n, h / of.group, key, of.s, of.d), space);
 #pragma unroll
@@ -190,9 +188,7 @@ template <int D> __device__ __forceinline__ void backward_queries(const Backward
     float dq[4][D / 16];
     clear(dq);
     for (int key = 0; key < end; key += TILE) {
-        auto sees = [&](int i, int j) {
-            return key + j <= first + thread_y() + 16 * i + of.reach() && key + j < of.s;
-        };
+        auto sees = [&](int i, int j) { return key + j <= first + thread_y() + 16 * i + of.reach() && key + j < of.s; };
         Rows k(of.k, n, h / of.group, key, of.s, of.d), v(of.v, n, h / of.group, key, of.s, of.d);
         float w[4][4], dw[4][4];
         products(w, q, k, space);

@@ -117,8 +117,7 @@ template <typename T, int D, int M, int KEYS> __device__ __forceinline__ void fo
             sum += __shfl_xor_sync(ALL_LANES, sum, 2);
             int query = first + row + m * 16 + half * 8 + lane / 4;
             if (log_sum_exp != nullptr && lane % 4 == 0 && query < of.t)
-                log_sum_exp[query] =
-                    (__fmaf_rn(most[m][half], scale2, -(float)LIFT<T>) + log2f(sum)) * LOG_2;
+                log_sum_exp[query] = (__fmaf_rn(most[m][half], scale2, -(float)LIFT<T>) + log2f(sum)) * LOG_2;
             float inverse = sum == 0 ? 0 : 1 / sum;
 #pragma unroll
             for (int i = 0; i < D / 8; i++) {

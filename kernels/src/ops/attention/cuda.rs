@@ -195,7 +195,9 @@ fn launch(call: &'static str, blocks: usize, threads: u32, shared_bytes: usize) 
 macro_rules! name {
     ($prefix:literal, $dtype:expr, $at:expr) => {
         match $dtype {
-            DType::F32 => [concat!($prefix, "_f32_64"), concat!($prefix, "_f32_128"), concat!($prefix, "_f32_256")][$at],
+            DType::F32 => {
+                [concat!($prefix, "_f32_64"), concat!($prefix, "_f32_128"), concat!($prefix, "_f32_256")][$at]
+            }
             DType::BF16 => name!(@sizes $prefix, "_bf16")[$at],
             _ => name!(@sizes $prefix, "_f16")[$at],
         }

@@ -1,12 +1,11 @@
-// Gradients of weights as f16: they may be far smaller or larger than what f16 holds, so a warp keeps them times a power
-// of 2, lower when they grow. bf16 holds all of them.
+// Gradients of weights as f16: they may be far smaller or larger than what f16 holds, so a warp keeps them times a
+// power of 2, lower when they grow. bf16 holds all of them.
 #pragma once
 #include "attention.cuh"
 
 template <typename T> struct Lifted {
     __device__ __forceinline__ float inverse() const { return 1; }
-    template <int M, int K, int N>
-    __device__ __forceinline__ void apply(float (&)[M][K][4], float (&)[M][N][4]) {}
+    template <int M, int K, int N> __device__ __forceinline__ void apply(float (&)[M][K][4], float (&)[M][N][4]) {}
 };
 
 template <> struct Lifted<f16> {

@@ -21,7 +21,8 @@
 //! parts of one packed `[b, t, 3, h, d]` tensor.
 //!
 //! Tolerance: products accumulate in f32, and statistics are f32. With bf16, weights and their gradients may be
-//! rounded to bf16 before they are multiplied, and denormal inputs may count as zero. For scores of moderate size
+//! rounded to bf16 before they are multiplied, and denormal inputs may count as zero. With f16 on a CUDA device they
+//! are rounded to f16, times a power of 2 that keeps them in its range. For scores of moderate size
 //! (|S| <= 32), `out` is within `epsilon |exact| + 2 epsilon max|v|`, `log_sum_exp` within `2^-19 max(1, max|S|)`,
 //! and each gradient within `epsilon |exact|` plus `4 epsilon` of the largest magnitude of the gradient and of the
 //! terms `scale P_ij (|dP_ij| + |D_i|) |k_jc|` (and likewise) that it sums, where `dP_ij = sum_c dout_ic v_jc` and
@@ -62,7 +63,8 @@ pub struct AttentionForward<'a> {
 /// Attention's gradients, with the weights recomputed from `log_sum_exp`; see the [module](self).
 ///
 /// Workspace: `dk` and `dv` are accumulated in f32, for each worker or, when there are fewer than 32 key heads over
-/// the batch, for each of a few parts of the queries.
+/// the batch, for each of a few parts of the queries. On a CUDA device, two f32 for each row of `out`; the sums for
+/// `dk` and `dv` run over the queries in order, so that the same inputs give the same bits.
 #[derive(Clone, Copy)]
 pub struct AttentionBackward<'a> {
     /// Queries, `[b, t, hq, d]`.
