@@ -37,6 +37,9 @@ C_TESTS  := $(patsubst tests/c/%.c,target/ctests/%,$(wildcard tests/c/*.c)) \
             $(patsubst tests/c/%.c,target/ctests/%-as-cpp,$(wildcard tests/c/*.c)) \
             $(patsubst tests/cpp/%.cpp,target/ctests/%,$(wildcard tests/cpp/*.cpp))
 
+# Those that run a second time, on the emulated CUDA device.
+EMULATED_TESTS := target/ctests/cuda target/ctests/cuda-as-cpp target/ctests/runtime target/ctests/raii
+
 .PHONY: help build toolchain stage examples demo emulator gpu-bundle resources test lint test-rust test-c test-package test-training test-sanitize bench bench-report install clean FORCE
 
 help:
@@ -124,7 +127,8 @@ lint: toolchain
 	$(CARGO) clippy --workspace --all-targets --locked -- -D warnings
 	RUSTDOCFLAGS='-D warnings' $(CARGO) doc --workspace --no-deps --locked --quiet
 	@if command -v clang-format >/dev/null; then \
-	    clang-format --dry-run --Werror include/*.h include/*.hpp examples/*/*.[ch]* tests/*/*.[ch] tests/cpp/*.cpp; \
+	    clang-format --dry-run --Werror include/*.h include/*.hpp examples/*/*.[ch]* tests/*/*.[ch] tests/cpp/*.cpp \
+	        $$(find kernels -name "*.cu" -o -name "*.cuh"); \
 	else echo 'clang-format is not installed: the format of C files was not checked'; fi
 
 test-rust: stage emulator
@@ -132,26 +136,27 @@ test-rust: stage emulator
 
 target/ctests/%: tests/c/%.c FORCE | stage
 	@mkdir -p $(@D)
-	$(CC) -std=c99 $(WARN) $(CFLAGS) $< -o $@ $(package_flags) -lm -lpthread
+	$(CC) -std=c99 $(WARN) $(CFLAGS) $< -o $@ $(package_flags) -lm -lpthread -ldl
 
 target/ctests/%-as-cpp: tests/c/%.c FORCE | stage
 	@mkdir -p $(@D)
-	$(CXX) -std=c++17 $(WARN) $(CXXFLAGS) -x c++ $< -o $@ $(package_flags) -lm -lpthread
+	$(CXX) -std=c++17 $(WARN) $(CXXFLAGS) -x c++ $< -o $@ $(package_flags) -lm -lpthread -ldl
 
 target/ctests/%: tests/cpp/%.cpp FORCE | stage
 	@mkdir -p $(@D)
 	$(CXX) -std=c++17 $(WARN) $(CXXFLAGS) $< -o $@ $(package_flags) -lpthread
 
-test-c: $(C_TESTS) $(EXAMPLES)
+test-c: $(C_TESTS) $(EXAMPLES) emulator
 	@set -e; for t in $(C_TESTS) target/examples/hello target/examples/dlpack; do echo "== $$t"; $$t; done
+	@set -e; for t in $(EMULATED_TESTS); do echo "== $$t, emulated"; LD_LIBRARY_PATH=target/emulator $$t; done
 
 test-package: $(EXAMPLES)
 	tests/package.sh
 
-test-training: target/examples/train_gpt
+test-training: target/examples/train_gpt emulator
 	tests/training.sh
 
-test-sanitize: stage
+test-sanitize: stage emulator
 	tests/asan.sh
 	tests/valgrind.sh
 

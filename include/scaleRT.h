@@ -21,6 +21,19 @@
  *     elements are allowed.
  *   - [.., n] stands for up to four leading dimensions, then n. "float" dtype stands for F32, BF16 or F16.
  *
+ * CUDA devices
+ *   - Tensors lie in memory of the runtime's device, in managed memory, or in pinned host memory. Any other address is
+ *     INVALID_ARGUMENT, which names the argument. scalert_memory_copy moves bytes between host and device.
+ *   - Work runs in a CUDA context of the host's: the one that is current on the thread that creates the runtime, if it is
+ *     of the device, else the device's primary one. Calls leave the current context as it was and never reset one. A
+ *     context that the host has destroyed fails every call but those that destroy handles, which succeed.
+ *   - A failure of asynchronous work is returned, as DEVICE_ERROR with the CUresult, by the next call that notices it and
+ *     by every later call on a runtime of that context. CPU runtimes of the process are not affected.
+ *   - While the host captures a stream into a graph, what cannot be captured is FAILED_PRECONDITION and leaves the
+ *     capture valid.
+ *   - After fork() a child cannot use CUDA that its parent has used: calls are FAILED_PRECONDITION, and destroying a
+ *     handle only forgets it.
+ *
  * Tags after each comment
  *   - [thread-safe]: may be called from several threads at once, also on the same handle.
  *   - [externally-synchronised]: one thread at a time per handle; the library detects misuse where it can.
@@ -103,16 +116,19 @@ typedef struct scalert_device_info {
     scalert_device_kind_t kind;
     int32_t ordinal;
     uint64_t memory_bytes; /* physical memory of the device */
-    uint32_t threads;      /* CPU: threads that a runtime uses by default; CUDA: multiprocessors */
+    uint32_t threads;      /* CPU threads that a runtime uses by default */
     char name[96];         /* CPU: the best instruction set found, e.g. "CPU (avx512bf16)" */
+    uint32_t compute_capability; /* CUDA: 10 major + minor, e.g. 90; CPU: 0 */
+    uint32_t multiprocessors;    /* CUDA; CPU: 0 */
 } scalert_device_info_t;
-#define SCALERT_DEVICE_INFO_INIT {sizeof(scalert_device_info_t), SCALERT_DEVICE_CPU, 0, 0, 0, {0}}
+#define SCALERT_DEVICE_INFO_INIT {sizeof(scalert_device_info_t), SCALERT_DEVICE_CPU, 0, 0, 0, {0}, 0, 0}
 
-/* Number of devices of a kind. There is one CPU. UNAVAILABLE, with the reason, when this build or machine has no CUDA.
- * [thread-safe] [sync] */
+/* Number of devices of a kind. There is one CPU. UNAVAILABLE, with the reason, when this build has no CUDA kernels or
+ * this machine no CUDA driver, no device, or a driver that is too old. [thread-safe] [sync] */
 scalert_status_t scalert_device_count(scalert_device_kind_t kind, uint32_t *count);
 
-/* Describes one device. The caller sets out->struct_size. [thread-safe] [sync] */
+/* Describes one device. UNAVAILABLE as above, or when the machine has no CUDA device of this ordinal. The caller sets
+ * out->struct_size. [thread-safe] [sync] */
 scalert_status_t scalert_device_describe(scalert_device_kind_t kind, int32_t ordinal, scalert_device_info_t *out);
 
 /* ---- hooks: the host's allocator, threads and log --------------------------------------------------------------- */
@@ -127,7 +143,9 @@ typedef int32_t scalert_tier_t;
 
 /* Where the library's memory comes from. alloc returns NULL when it cannot; the call that needed it then returns
  * OUT_OF_MEMORY. free gets exactly what alloc gave and was asked for. Both may be called from any thread that calls the
- * library, and must not call it back. Copied at runtime creation; user must outlive the runtime and its children. */
+ * library, and must not call it back. Copied at runtime creation; user must outlive the runtime and its children.
+ * On a CUDA device the runtime's context is current during both, DEVICE is memory of the device, aligned to 256 bytes,
+ * and PINNED is host memory that alloc has pinned. The library has waited for its work before it calls free. */
 typedef struct scalert_allocator {
     size_t struct_size;
     void *user;
@@ -191,8 +209,9 @@ typedef struct scalert_runtime_desc {
 #define SCALERT_RUNTIME_DESC_INIT                                                                                      \
     {sizeof(scalert_runtime_desc_t), SCALERT_DEVICE_CPU, 0, 0, 0, 0, 0, 0, SCALERT_SIMD_BEST, NULL, NULL, NULL}
 
-/* Creates a runtime. After fork() the child may use the parent's CPU runtimes; its threads are started anew.
- * [thread-safe] [sync] */
+/* Creates a runtime. UNAVAILABLE, with the reason, when this build or machine lacks the device, or when a CUDA device is
+ * older than compute capability 8.0. After fork() the child may use the parent's CPU runtimes; its threads are started
+ * anew. [thread-safe] [sync] */
 scalert_status_t scalert_runtime_create(const scalert_runtime_desc_t *desc, scalert_runtime_t **out);
 /* [thread-safe] [sync] */
 void scalert_runtime_destroy(scalert_runtime_t *runtime);
@@ -231,32 +250,45 @@ typedef struct scalert_event scalert_event_t;
 
 /* Creates a stream of the runtime's device. [thread-safe] [sync] */
 scalert_status_t scalert_stream_create(scalert_runtime_t *runtime, scalert_stream_t **out);
-/* Wraps the host's CUstream, which the host keeps owning; on the CPU device native must be NULL. [thread-safe] [sync]
- */
+/* Wraps the host's CUstream, which the host keeps owning and destroys after this handle. It must be of the runtime's
+ * context; NULL is that context's default stream. CU_STREAM_PER_THREAD is INVALID_ARGUMENT: it is another stream on each
+ * thread. On the CPU device native must be NULL. [thread-safe] [sync] */
 scalert_status_t scalert_stream_wrap(scalert_runtime_t *runtime, void *native, scalert_stream_t **out);
-/* Its work is finished before its workspace is freed. [sync] */
+/* Its work is finished before its workspace is freed. A CUDA graph captured on it uses that workspace: destroy the graph
+ * first. [sync] */
 void scalert_stream_destroy(scalert_stream_t *stream);
 /* Makes the workspace at least bytes large, inside the DEVICE budget. Operations grow it by themselves when they need
  * more; reserving makes that happen at a chosen time. The old one is given back when the new one is there, so that a
- * failure leaves it; the budget counts the larger one alone. [externally-synchronised] [sync] */
-scalert_status_t scalert_stream_reserve(scalert_stream_t *stream, uint64_t bytes);
-/* Blocks until everything enqueued so far is done; returns a failure of asynchronous work.
+ * failure leaves it; the budget counts the larger one alone. On a CUDA device growing waits for the stream's work and
+ * gives the old one back first; while the stream is captured it is FAILED_PRECONDITION, so reserve before a capture. A
+ * workspace that a captured graph uses is kept, and counted, until the stream is destroyed.
  * [externally-synchronised] [sync] */
+scalert_status_t scalert_stream_reserve(scalert_stream_t *stream, uint64_t bytes);
+/* Blocks until everything enqueued so far is done; returns a failure of asynchronous work. FAILED_PRECONDITION while the
+ * stream is captured. [externally-synchronised] [sync] */
 scalert_status_t scalert_stream_wait(scalert_stream_t *stream);
-/* Work enqueued on stream after this call runs after event. An event never recorded counts as complete.
- * [externally-synchronised] [async] [capturable] */
+/* Work enqueued on stream after this call runs after event. An event never recorded counts as complete. On the CPU device
+ * the call waits for an event of a CUDA device. A stream that is captured cannot follow an event that was recorded
+ * outside of that capture: FAILED_PRECONDITION. [externally-synchronised] [async] [capturable] */
 scalert_status_t scalert_stream_follow(scalert_stream_t *stream, const scalert_event_t *event);
+/* Copies bytes from one address to another, in stream order; each is host memory or memory that the device reaches, and
+ * they do not overlap. Pinned memory is copied while the call returns: keep it until then. Other host memory has been
+ * read or written when the call returns, which takes as long; on a captured stream it is FAILED_PRECONDITION.
+ * [externally-synchronised] [async] [capturable] */
+scalert_status_t scalert_memory_copy(scalert_stream_t *stream, void *to, const void *from, uint64_t bytes);
 
 /* [thread-safe] [sync] */
 scalert_status_t scalert_event_create(scalert_runtime_t *runtime, scalert_event_t **out);
 /* [thread-safe] [sync] */
 void scalert_event_destroy(scalert_event_t *event);
-/* The event completes when everything enqueued on stream so far is done. [externally-synchronised] [async] [capturable]
- */
+/* The event completes when everything enqueued on stream so far is done. Recorded while the stream is captured it marks a
+ * place in the graph: other streams may follow it, but it never completes. Both are of one device, and on CUDA of one
+ * context. [externally-synchronised] [async] [capturable] */
 scalert_status_t scalert_event_record(scalert_event_t *event, scalert_stream_t *stream);
-/* *complete = 1 when the event has completed or was never recorded. [thread-safe] [sync] */
+/* *complete = 1 when the event has completed or was never recorded. FAILED_PRECONDITION when it was last recorded in a
+ * capture. [thread-safe] [sync] */
 scalert_status_t scalert_event_query(const scalert_event_t *event, uint8_t *complete);
-/* Blocks until the event completes. [thread-safe] [sync] */
+/* Blocks until the event completes. FAILED_PRECONDITION when it was last recorded in a capture. [thread-safe] [sync] */
 scalert_status_t scalert_event_wait(const scalert_event_t *event);
 
 /* ---- arenas: memory for the host's activations, inside the budgets ---------------------------------------------- */
@@ -264,8 +296,8 @@ scalert_status_t scalert_event_wait(const scalert_event_t *event);
 /* One block of a tier, allocated at once and handed out in order; freed in the opposite order by rewinding. */
 typedef struct scalert_arena scalert_arena_t;
 
-/* Allocates bytes of a tier (DEVICE or HOST; PINNED on a CUDA device). OUT_OF_BUDGET when the budget does not allow it.
- * [thread-safe] [sync] */
+/* Allocates bytes of a tier: DEVICE or HOST, or PINNED on a CUDA device, which is pinned to the exact byte.
+ * OUT_OF_BUDGET when the budget does not allow it. [thread-safe] [sync] */
 scalert_status_t scalert_arena_create(scalert_runtime_t *runtime, scalert_tier_t tier, uint64_t bytes,
                                       scalert_arena_t **out);
 /* [sync] */
@@ -407,6 +439,12 @@ typedef int32_t scalert_compute_t;
 #define SCALERT_COMPUTE_DEFAULT 0 /* the fastest with f32 accumulation; bf16 dot products may flush denormals */
 #define SCALERT_COMPUTE_F32 1     /* every product and sum in f32 */
 
+/* Whose kernels run on a CUDA device; on the CPU there are the library's alone. */
+typedef int32_t scalert_implementation_t;
+#define SCALERT_IMPLEMENTATION_AUTO 0   /* the faster, of those that keep to what the operation's comment says */
+#define SCALERT_IMPLEMENTATION_OWN 1    /* the library's: nothing but the driver is needed */
+#define SCALERT_IMPLEMENTATION_VENDOR 2 /* NVIDIA's; UNAVAILABLE where the machine has none */
+
 typedef struct scalert_gemm_options {
     size_t struct_size;
     float alpha; /* 0 = 1 */
@@ -417,9 +455,11 @@ typedef struct scalert_gemm_options {
     const scalert_tensor_t
         *pre_activation; /* c's shape and dtype. Forward: written, if given. Backward: read, required */
     scalert_compute_t compute;
+    scalert_implementation_t implementation;
 } scalert_gemm_options_t;
 #define SCALERT_GEMM_OPTIONS_INIT                                                                                      \
-    {sizeof(scalert_gemm_options_t), 0.0f, 0.0f, NULL, SCALERT_ACTIVATION_NONE, NULL, SCALERT_COMPUTE_DEFAULT}
+    {sizeof(scalert_gemm_options_t), 0.0f, 0.0f, NULL, SCALERT_ACTIVATION_NONE, NULL, SCALERT_COMPUTE_DEFAULT,         \
+     SCALERT_IMPLEMENTATION_AUTO}
 
 /* c = activation(alpha op(a) op(b) + beta c + bias); a backward activation multiplies alpha op(a) op(b) and adds beta
  * c. op(a) [.., m, k], op(b) [.., k, n], c [.., m, n]; op transposes the last two dimensions when the flag is 1.
@@ -529,8 +569,9 @@ typedef struct scalert_attention_options {
     size_t struct_size;
     uint8_t causal; /* query i sees keys 0 .. i + s - t; needs s >= t */
     float scale;    /* 0 = 1 / sqrt(d) */
+    scalert_implementation_t implementation;
 } scalert_attention_options_t;
-#define SCALERT_ATTENTION_OPTIONS_INIT {sizeof(scalert_attention_options_t), 0, 0.0f}
+#define SCALERT_ATTENTION_OPTIONS_INIT {sizeof(scalert_attention_options_t), 0, 0.0f, SCALERT_IMPLEMENTATION_AUTO}
 
 /* out = softmax(scale q k^T) v for each head.
  *   q, out [b, t, heads, d]; k, v [b, s, kv_heads, d]; one float dtype; d a multiple of 8 from 16 to 256; heads a
@@ -684,7 +725,8 @@ void scalert_scaler_destroy(scalert_scaler_t *scaler);
  * cross_entropy. [thread-safe] [sync] */
 scalert_status_t scalert_scaler_scale(const scalert_scaler_t *scaler, scalert_tensor_t *scale);
 /* Updates the scale after a step: overflow when nonfinite, an I64 tensor with one element, is not 0. scalert_state_step
- * does this by itself for the scaler that it is given. [externally-synchronised] [async] [capturable] */
+ * does this by itself for the scaler that it is given. stream belongs to the runtime of the scaler.
+ * [externally-synchronised] [async] [capturable] */
 scalert_status_t scalert_scaler_update(scalert_scaler_t *scaler, scalert_stream_t *stream,
                                        const scalert_tensor_t *nonfinite);
 
@@ -696,7 +738,8 @@ typedef struct scalert_scaler_report {
     uint8_t collapsed;     /* an overflow at the minimum happened last */
 } scalert_scaler_report_t;
 #define SCALERT_SCALER_REPORT_INIT {sizeof(scalert_scaler_report_t), 0.0f, 0, 0, 0}
-/* Blocks until the last update is done and reads it. [externally-synchronised] [sync] */
+/* Blocks until the last update is done and reads it. Updates in a CUDA graph are known once the host has waited for the
+ * graph. [externally-synchronised] [sync] */
 scalert_status_t scalert_scaler_read_wait(const scalert_scaler_t *scaler, scalert_scaler_report_t *out);
 
 /* ---- training state --------------------------------------------------------------------------------------------- */
@@ -709,7 +752,8 @@ scalert_status_t scalert_scaler_read_wait(const scalert_scaler_t *scaler, scaler
  * gradients) -> step
  *                 -> step_result_wait (when the figures are wanted); abandon_step gives a begun step up
  *
- * A call out of this order is FAILED_PRECONDITION and changes nothing. */
+ * A call out of this order is FAILED_PRECONDITION and changes nothing. Where calls name different streams, the host
+ * orders these with events. */
 typedef struct scalert_state scalert_state_t;
 
 typedef struct scalert_state_desc {
@@ -787,7 +831,8 @@ scalert_status_t scalert_state_read(scalert_state_t *state, scalert_stream_t *st
 scalert_status_t scalert_state_write(scalert_state_t *state, scalert_stream_t *stream, uint32_t parameter,
                                      scalert_part_t part, const scalert_tensor_t *source);
 /* The number of steps taken, which bias corrections and momentum depend on; setting it belongs to restoring a
- * checkpoint. Outside of a step. [externally-synchronised] [sync] */
+ * checkpoint. Outside of a step. The next scalert_state_step takes it to the device, where steps are counted: CUDA
+ * graphs captured before do not know of it. [externally-synchronised] [sync] */
 scalert_status_t scalert_state_set_step(scalert_state_t *state, uint64_t step);
 
 /* The current weights of a parameter, resident on the device for work enqueued on stream until release: a borrowed,
@@ -824,7 +869,13 @@ typedef struct scalert_step_desc {
 
 /* Unscales, clips by the exact global norm over all parameters, and updates master weights, moments and weights. When
  * any gradient is not finite the update is skipped: nothing changes but the scaler. Needs no parameter to be acquired.
- * [externally-synchronised] [async] [capturable] */
+ * gradient_scale divided by the loss scale, with a scaler by any scale that it may come to, must fit F32 and not be 0.
+ *
+ * The device decides, and the host waits for nothing. A CUDA graph may hold the calls from begin_step to step, on one
+ * stream, whose workspace has been reserved. What is passed by value is fixed in it: learning_rate, max_norm,
+ * gradient_scale, loss_scale, the hyper-parameters of groups and the number of micro-batches; also the addresses of
+ * gradients. What the device keeps goes on with each replay as with each call: weights, moments, the number of steps
+ * taken, with it bias corrections, and the scaler. [externally-synchronised] [async] [capturable] */
 scalert_status_t scalert_state_step(scalert_state_t *state, scalert_stream_t *stream, const scalert_step_desc_t *desc);
 /* Drops a begun step with its gradients, at any point between begin_step and step. [externally-synchronised] [sync] */
 scalert_status_t scalert_state_abandon_step(scalert_state_t *state);
@@ -843,8 +894,8 @@ typedef struct scalert_step_result {
 } scalert_step_result_t;
 #define SCALERT_STEP_RESULT_INIT                                                                                       \
     {sizeof(scalert_step_result_t), 0, 0.0, 0.0, 0.0f, 0, SCALERT_NONE, SCALERT_NONE, SCALERT_NONE}
-/* Blocks until the figures of the last step are known. Training itself never needs them on the host.
- * FAILED_PRECONDITION before any step. Returns
+/* Blocks until the figures of the last step are known. Training itself never needs them on the host. Of steps in a CUDA
+ * graph they are those of the last replay that the host has waited for. FAILED_PRECONDITION before any step. Returns
  * LOSS_SCALE_COLLAPSED, with *out filled and the message naming the first bad parameter, when the step overflowed at
  * the scaler's minimum. The caller sets out->struct_size. [externally-synchronised] [sync] */
 scalert_status_t scalert_state_step_result_wait(scalert_state_t *state, scalert_step_result_t *out);

@@ -390,6 +390,8 @@ class Stream : public detail::Handle<scalert_stream_t, scalert_stream_destroy> {
     void reserve(uint64_t bytes) { check(scalert_stream_reserve(get(), bytes)); }
     void wait() { check(scalert_stream_wait(get())); }
     void follow(const Event &event) { check(scalert_stream_follow(get(), event.get())); }
+    /* Between any memory of host and device, in stream order. */
+    void copy(void *to, const void *from, uint64_t bytes) { check(scalert_memory_copy(get(), to, from, bytes)); }
 
   private:
     explicit Stream(std::shared_ptr<detail::Hooks> hooks) noexcept : Handle(std::move(hooks)) {}

@@ -36,6 +36,7 @@ for source in tests/c/*.c; do
         -Wl,--whole-archive "$runtime" -Wl,--no-whole-archive -Wl,--export-dynamic -lrt -lpthread -lm -ldl
     "$test"
 done
+LD_LIBRARY_PATH=$PWD/target/emulator $out/programs/cuda-test
 
 status=0
 $out/programs/overflow >$out/overflow.txt 2>&1 || status=$?

@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
-# The example as a test: dtypes agree, threads and repetition give the same bits, an overflow is survived, and what
-# does not fit or makes no sense is said.
+# The example as a test: dtypes agree, threads and repetition give the same bits, an overflow is survived, the emulated
+# CUDA device trains as the CPU does, and what does not fit or makes no sense is said.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
@@ -11,7 +11,7 @@ mkdir -p "$work"
 cat include/*.h* kernels/src/*.rs kernels/src/ops/*/mod.rs runtime/src/*.rs >"$work/text"
 # A rate that a model of this size bears: at 0.003 a change of the rate in its sixth digit already moves the final loss by
 # thousandths, and the comparison of dtypes would measure that.
-small=(--layers 2 --width 64 --heads 2 --context 64 --micro-batch 8 --steps 600 --lr 0.001 --warmup 20 --sample 0 --quiet)
+small=(--device cpu --layers 2 --width 64 --heads 2 --context 64 --micro-batch 8 --steps 600 --lr 0.001 --warmup 20 --sample 0 --quiet)
 
 fail() { echo "training: $*"; exit 1; }
 run() { # run NAME OPTIONS...: leaves the output in $work/NAME
@@ -51,6 +51,20 @@ grep -qi 'skipped.*micro' "$work/overflow" || { cat "$work/overflow"; fail 'the 
 near overflow gpt2-f32
 echo "training: $(grep -im1 'skipped' "$work/overflow")"
 
+# The same program on the emulated device: every kernel of a step, forward, backward, loss scale and optimizer.
+if [ "${CUDA:-1}" != 0 ]; then
+    tiny=(--layers 2 --width 32 --heads 2 --context 16 --micro-batch 2 --steps 3 --warmup 1)
+    for arch in gpt2 llama; do
+        for dtype in f32 bf16 f16; do
+            run "$arch-$dtype-cpu" --arch $arch --dtype $dtype "${tiny[@]}"
+            LD_LIBRARY_PATH=$PWD/target/emulator SCALERT_EMULATOR_REPORT=stderr \
+                run "$arch-$dtype-emulated" --arch $arch --dtype $dtype "${tiny[@]}" --device cuda:0
+            near "$arch-$dtype-emulated" "$arch-$dtype-cpu"
+        done
+    done
+    echo 'training: the emulated CUDA device trains as the CPU does'
+fi
+
 refuse() { # refuse STATUS PATTERN OPTIONS...
     local status=$1 pattern=$2 got=0
     shift 2
@@ -59,7 +73,7 @@ refuse() { # refuse STATUS PATTERN OPTIONS...
     grep -qi -- "$pattern" "$work/refused" || { cat "$work/refused"; fail "$* did not mention $pattern"; }
 }
 refuse 1 'budget' --device-memory 100K "$work/text"
-refuse 1 'cuda' --device cuda:0 "$work/text"
+refuse 1 'cuda\|ordinal' --device cuda:99 "$work/text"
 refuse 2 'heads' --heads 3 "$work/text"
 refuse 2 'no-such-file' "$work/no-such-file"
 refuse 2 'no-such-option' --no-such-option "$work/text"

@@ -187,6 +187,7 @@ fn optimizers(cases: &mut Cases, sizes: &Sizes) {
             moment1: moment1.view(),
             moment2: moment2.view(),
             weight: Some(weight.view()),
+            control: None,
         };
         let traffic = Traffic { update: vec![4 * n; 3], read: vec![2 * n], write: vec![2 * n] };
         memory(stream, name, traffic, vec![gradient, master, weight, moment1, moment2], vec![call(op)])
@@ -204,6 +205,7 @@ fn optimizers(cases: &mut Cases, sizes: &Sizes) {
             master: master.view(),
             moment: moment.view(),
             weight: Some(weight.view()),
+            control: None,
         };
         let traffic = Traffic { update: vec![4 * n; 2], read: vec![2 * n], write: vec![2 * n] };
         memory(stream, name, traffic, vec![gradient, master, weight, moment], vec![call(op)])
@@ -223,6 +225,7 @@ fn optimizers(cases: &mut Cases, sizes: &Sizes) {
             master: master.view(),
             momentum_buffer: Some(buffer.view()),
             weight: Some(weight.view()),
+            control: None,
         };
         let traffic = Traffic { update: vec![4 * n; 2], read: vec![2 * n], write: vec![2 * n] };
         memory(stream, name, traffic, vec![gradient, master, weight, buffer], vec![call(op)])
@@ -250,6 +253,8 @@ fn streams(cases: &mut Cases, millions: usize) {
                 y: y.view(),
                 nonfinite: nonfinite.view(),
                 square_sum: with_sum.then(|| sum.view()),
+                overflow: None,
+                overflow_mark: 0,
             };
             let traffic = Traffic { update: vec![y.bytes()], read: vec![x.bytes()], write: Vec::new() };
             memory(stream, name, traffic, vec![x, y, nonfinite, sum], vec![call(op)])

@@ -41,7 +41,7 @@ macro_rules! plain {
         })*
     };
 }
-plain!(f32, u32, u64, i32, i64, *mut c_void, Option<unsafe extern "C" fn(*mut c_void)>);
+plain!(f32, u32, u64, i32, i64, *mut c_void, *const c_void, Option<unsafe extern "C" fn(*mut c_void)>);
 
 /// Requires a pointer that is not NULL and aligned to what it points to.
 pub(crate) fn expect_pointer<T>(name: &str, raw: *const T) -> Result<(), Error> {

@@ -19,6 +19,8 @@ c_struct! {
         memory_bytes: u64,
         threads: u32,
         name: [c_char; 96],
+        compute_capability: u32,
+        multiprocessors: u32,
     }
 }
 
@@ -44,6 +46,8 @@ export! {
             memory_bytes: device.memory_bytes,
             threads: device.threads,
             name,
+            compute_capability: device.compute_capability,
+            multiprocessors: device.multiprocessors,
         });
         Ok(())
     }

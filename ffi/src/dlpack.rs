@@ -191,6 +191,7 @@ export! {
         release: Option<unsafe extern "C" fn(*mut c_void)>,
         out: Out<*mut Managed>,
     ) {
+        runtime.expect_reachable("tensor", &tensor)?;
         let description = Tensor::from(&tensor);
         let lent = Box::into_raw(Box::new(Lent {
             managed: Managed {

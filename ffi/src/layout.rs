@@ -97,7 +97,7 @@ pub fn constants() -> Vec<(&'static str, i64)> {
     use scalert_runtime::exact_sum::WORDS;
     use scalert_runtime::log::LogLevel;
     use scalert_runtime::ops::gelu::GeluKind;
-    use scalert_runtime::ops::gemm::{Activation, Compute};
+    use scalert_runtime::ops::gemm::{Activation, Compute, Implementation};
     use scalert_runtime::ops::rotary::RotaryLayout;
     use scalert_runtime::optim::{Optimizer, ScheduleKind};
     use scalert_runtime::{DType, MAX_DIMS, NativeDomain, Part, Status, Tier};
@@ -113,6 +113,7 @@ pub fn constants() -> Vec<(&'static str, i64)> {
         sum::Summand::CONSTANTS,
         Activation::CONSTANTS,
         Compute::CONSTANTS,
+        Implementation::CONSTANTS,
         GeluKind::CONSTANTS,
         RotaryLayout::CONSTANTS,
         ScheduleKind::CONSTANTS,

@@ -66,6 +66,7 @@ export! {
 
     /// Updates the scale after a step.
     fn scalert_scaler_update(scaler: Live<Scaler>, stream: Live<Stream>, nonfinite: TensorView) {
+        scaler.runtime().expect_reachable("nonfinite", &nonfinite)?;
         scaler.update(stream, nonfinite)
     }
 

@@ -199,6 +199,7 @@ export! {
         part: Enum<Part>,
         destination: TensorView,
     ) {
+        state.runtime().expect_reachable("destination", &destination)?;
         state.read(stream, parameter, part, destination)
     }
 
@@ -210,6 +211,7 @@ export! {
         part: Enum<Part>,
         source: TensorView,
     ) {
+        state.runtime().expect_reachable("source", &source)?;
         state.write(stream, parameter, part, source)
     }
 
@@ -247,6 +249,7 @@ export! {
         gradient: TensorView,
         consumed: Optional<Live<Event>>,
     ) {
+        state.runtime().expect_reachable("gradient", &gradient)?;
         state.gradient_ready(stream, parameter, gradient, consumed)
     }
 

@@ -1,8 +1,8 @@
 //! Streams and events.
 
-use crate::argument::{Doomed, Live, Out, OutHandle};
+use crate::argument::{Doomed, Live, Out, OutHandle, expect_pointer};
 use crate::handle::Kind;
-use scalert_runtime::{Event, Runtime, Stream};
+use scalert_runtime::{Error, Event, Runtime, Stream};
 use std::ffi::c_void;
 
 impl Kind for Stream {
@@ -42,6 +42,19 @@ export! {
     /// Blocks until everything enqueued so far is done.
     fn scalert_stream_wait(stream: Live<Stream>) {
         stream.wait()
+    }
+
+    /// Copies bytes in stream order.
+    fn scalert_memory_copy(stream: Live<Stream>, to: *mut c_void, from: *const c_void, bytes: u64) {
+        if bytes == 0 {
+            return Ok(());
+        }
+        expect_pointer("to", to.cast::<u8>())?;
+        expect_pointer("from", from.cast::<u8>())?;
+        let apart = usize::try_from(bytes).ok().filter(|n| to.addr().abs_diff(from.addr()) >= *n);
+        let bytes = apart.ok_or_else(|| Error::invalid("to", format_args!("must not overlap from in {bytes} bytes")))?;
+        // SAFETY: the header asks the caller for memory of this size that stays until the copy is done.
+        unsafe { stream.copy(to.cast(), from.cast(), bytes) }
     }
 
     /// Makes later work run after an event.

@@ -24,18 +24,20 @@ pub struct DeviceInfo {
     pub ordinal: i32,
     /// Physical memory.
     pub memory_bytes: u64,
-    /// CPU: threads that a runtime uses by default. CUDA: multiprocessors.
+    /// CPU threads that a runtime uses by default.
     pub threads: u32,
-    /// CUDA: 10 major + minor; 0 on the CPU.
-    pub compute_capability: u32,
-    /// CPU: the best instruction set found, "CPU (avx512bf16)". CUDA: the driver's name.
+    /// CPU: the best instruction set found, "CPU (avx512bf16)".
     pub name: String,
+    /// CUDA: 10 major + minor; else 0.
+    pub compute_capability: u32,
+    /// CUDA; else 0.
+    pub multiprocessors: u32,
 }
 
 /// Most threads of a runtime.
 pub const MAX_THREADS: u32 = 1024;
 
-/// Number of devices of a kind; `UNAVAILABLE`, with the reason, where this build or this machine has no CUDA.
+/// Number of devices of a kind; `UNAVAILABLE` with the reason for kinds that this build or machine lacks.
 pub fn count(kind: DeviceKind) -> Result<u32> {
     match kind {
         DeviceKind::Cpu => Ok(1),
@@ -48,17 +50,17 @@ pub fn describe(kind: DeviceKind, ordinal: i32) -> Result<DeviceInfo> {
     if kind == DeviceKind::Cuda {
         return cuda::describe(ordinal);
     }
-    let devices = count(kind)?;
-    if !(0..devices as i64).contains(&(ordinal as i64)) {
-        return Err(Error::invalid("ordinal", format!("{ordinal} must be 0 to {}", devices - 1)));
+    if ordinal != 0 {
+        return Err(Error::invalid("ordinal", format!("{ordinal} must be 0: there is one CPU")));
     }
     Ok(DeviceInfo {
         kind,
         ordinal,
         memory_bytes: physical_memory(),
         threads: default_threads(),
-        compute_capability: 0,
         name: format!("CPU ({})", Level::detect().name()),
+        compute_capability: 0,
+        multiprocessors: 0,
     })
 }
 

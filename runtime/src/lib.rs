@@ -5,11 +5,11 @@
 //! | module | is |
 //! |---|---|
 //! | [`error`] | statuses and errors |
-//! | [`device`] | what the machine has |
+//! | [`device`], [`cuda`] | what the machine has; contexts of CUDA devices |
 //! | [`log`] | messages to the host's sink |
 //! | [`threads`] | the kernels' workers over an own pool or the host's |
+//! | [`trace`] | what watches operations: observers, and NVTX ranges for a profiler |
 //! | [`memory`] | tiers, budgets and the ledger; owned blocks; arenas |
-//! | `cuda` | CUDA devices and contexts |
 //! | [`runtime`] | one device of one rank |
 //! | [`stream`], [`event`] | order of work |
 //! | [`precision`] | the loss scaler |
@@ -20,7 +20,7 @@
 //! [`state::State`], [`precision::Scaler`], [`memory::Arena`]) notice a second one and refuse it with
 //! `FAILED_PRECONDITION`; after a panic inside a call they refuse everything with `INTERNAL`.
 
-mod cuda;
+pub mod cuda;
 pub mod device;
 pub mod error;
 pub mod event;
@@ -29,10 +29,12 @@ pub mod log;
 pub mod memory;
 pub mod optim;
 pub mod precision;
+mod readback;
 pub mod runtime;
 pub mod state;
 pub mod stream;
 pub mod threads;
+pub mod trace;
 
 pub use error::{Error, NativeDomain, Result, Status};
 pub use event::Event;

@@ -6,7 +6,9 @@ use crate::error::{Error, Result, Status};
 use crate::log::{Log, LogLevel};
 use crate::memory::{Allocator, Ledger, Memory, MemoryReport};
 use crate::threads::{HostThreads, Threads};
+use crate::trace::{Observer, Trace};
 use scalert_kernels::backend::cpu::Level;
+use scalert_kernels::view::View;
 use std::sync::Arc;
 
 /// How a runtime is made. The default is the CPU with all its threads, no limits and no hooks.
@@ -40,17 +42,23 @@ pub struct Runtime {
 
 struct Inner {
     memory: Arc<Memory>,
+    device: Device,
     threads: Threads,
     level: Level,
     log: Log,
-    /// Of a CUDA device.
-    cuda: Option<Arc<Context>>,
+    trace: Trace,
+}
+
+/// What operations run on.
+enum Device {
+    Cpu,
+    Cuda(Arc<Context>),
 }
 
 impl Runtime {
-    /// Makes a runtime. Starts no thread yet.
+    /// Makes a runtime. Starts no thread yet. On a CUDA device it uses this thread's current context if that is of the
+    /// device, else the primary one.
     pub fn new(desc: &RuntimeDesc) -> Result<Runtime> {
-        let device = device::describe(desc.device, desc.ordinal)?;
         let level = desc.simd.unwrap_or_else(Level::detect);
         if !level.is_available() {
             let best = Level::detect().name();
@@ -76,27 +84,52 @@ impl Runtime {
             None if desc.threads == 0 => Threads::own(device::default_threads(), desc.log.clone()),
             None => Threads::own(desc.threads, desc.log.clone()),
         };
-        let cuda = match desc.device {
-            DeviceKind::Cpu => None,
-            DeviceKind::Cuda => Some(Arc::new(Context::open(desc.ordinal)?)),
+        let device = match desc.device {
+            DeviceKind::Cpu => device::describe(DeviceKind::Cpu, desc.ordinal).map(|_| Device::Cpu)?,
+            DeviceKind::Cuda => Device::Cuda(Arc::new(Context::new(desc.ordinal)?)),
         };
-        let memory = Memory::new(Ledger::new(desc.budgets), desc.allocator.clone(), desc.ordinal, cuda.clone());
-        let inner = Inner { memory: Arc::new(memory), threads, level, log: desc.log.clone(), cuda };
-        inner.log.write(LogLevel::Info, || match desc.device {
-            DeviceKind::Cpu => format!("runtime on {}, {} threads", device.name, inner.threads.threads()),
-            DeviceKind::Cuda => format!("runtime on CUDA device {}, {}", desc.ordinal, device.name),
+        let context = match &device {
+            Device::Cpu => None,
+            Device::Cuda(context) => Some(Arc::clone(context)),
+        };
+        let ledger = Ledger::new(desc.budgets);
+        let memory = Arc::new(Memory::new(ledger, desc.allocator.clone(), desc.ordinal, context));
+        let inner = Inner { memory, device, threads, level, log: desc.log.clone(), trace: Trace::default() };
+        inner.log.write(LogLevel::Info, || {
+            let kind = match desc.device {
+                DeviceKind::Cpu => "CPU",
+                DeviceKind::Cuda => "CUDA device",
+            };
+            format!("runtime on {kind} {}: {}, {} threads", desc.ordinal, level.name(), inner.threads.threads())
         });
         Ok(Runtime { inner: Arc::new(inner) })
     }
 
     /// Kind of its device.
     pub fn device(&self) -> DeviceKind {
-        if self.inner.cuda.is_some() { DeviceKind::Cuda } else { DeviceKind::Cpu }
+        match self.inner.device {
+            Device::Cpu => DeviceKind::Cpu,
+            Device::Cuda(_) => DeviceKind::Cuda,
+        }
     }
 
     /// Number of its device.
     pub fn ordinal(&self) -> i32 {
-        self.inner.cuda.as_ref().map_or(0, |cuda| cuda.ordinal())
+        self.cuda().map_or(0, |context| context.ordinal())
+    }
+
+    /// The context of its device; None on the CPU.
+    pub(crate) fn cuda(&self) -> Option<&Arc<Context>> {
+        match &self.inner.device {
+            Device::Cpu => None,
+            Device::Cuda(context) => Some(context),
+        }
+    }
+
+    /// Requires the memory of an argument to be reached by the device: on a CUDA device it is memory of the device,
+    /// managed memory or pinned host memory. Cheap: one question to the driver.
+    pub fn expect_reachable(&self, argument: &str, view: &View<'_>) -> Result<()> {
+        self.cuda().map_or(Ok(()), |context| context.expect_reachable(argument, view))
     }
 
     /// What the ledger holds now, and the most it ever held.
@@ -122,9 +155,13 @@ impl Runtime {
         &self.inner.threads
     }
 
-    /// The context of a CUDA device; None on the CPU.
-    pub(crate) fn cuda(&self) -> Option<&Arc<Context>> {
-        self.inner.cuda.as_ref()
+    /// Has `observer` watch the operations that begin from now on; None = no one.
+    pub fn observe(&self, observer: Option<Arc<dyn Observer>>) {
+        self.inner.trace.observe(observer);
+    }
+
+    pub(crate) fn trace(&self) -> &Trace {
+        &self.inner.trace
     }
 
     pub(crate) fn log(&self) -> &Log {

@@ -1,16 +1,15 @@
 //! Streams: an order of work on a device, and the one way in which every operation runs.
 
-use crate::cuda::{Context, Current};
+use crate::cuda::{Capture, Entered, NativeStream};
 use crate::error::{Error, Result};
 use crate::event::Event;
 use crate::exclusive::Exclusive;
 use crate::memory::{Block, Purpose, Tier};
 use crate::runtime::Runtime;
 use scalert_kernels::backend::cpu::Cpu;
-use scalert_kernels::backend::cuda::Handle;
 use scalert_kernels::ops::Op;
 use std::ffi::c_void;
-use std::sync::{Arc, MutexGuard};
+use std::sync::MutexGuard;
 
 /// An order of work on a device, with the scratch memory ("workspace") of the operations enqueued on it.
 ///
@@ -18,76 +17,40 @@ use std::sync::{Arc, MutexGuard};
 /// `INTERNAL`.
 pub struct Stream {
     workspace: Exclusive<Workspace>,
-    native: Native,
+    /// None on the CPU device.
+    native: Option<NativeStream>,
     runtime: Runtime,
 }
 
+#[derive(Default)]
 struct Workspace {
     block: Option<Block>,
-}
-
-/// The stream of the driver; null on the CPU.
-struct Native {
-    handle: Handle,
-    /// The context of a stream that is destroyed with this.
-    owned: Option<Arc<Context>>,
-}
-
-// SAFETY: the driver's handles may be used from any thread.
-unsafe impl Send for Native {}
-// SAFETY: as above.
-unsafe impl Sync for Native {}
-
-impl Drop for Native {
-    fn drop(&mut self) {
-        let Some(cuda) = &self.owned else { return };
-        // A stream whose context is gone went with it.
-        if let Ok(_current) = cuda.enter() {
-            // SAFETY: created with the stream, and used no more; work under way goes on.
-            let _ = unsafe { cuda.driver().stream_destroy(self.handle) };
-        }
-    }
+    /// Whether a graph that was captured on the stream uses the block: it stays where it is while the stream lives.
+    captured: bool,
+    /// Blocks that such graphs use, and that were too small later.
+    retired: Vec<Block>,
 }
 
 impl Stream {
     /// A stream of the runtime's device. Its workspace is empty at first.
     pub fn new(runtime: &Runtime) -> Result<Stream> {
-        const NON_BLOCKING: u32 = 1;
-        let mut handle = std::ptr::null_mut();
-        if let Some(cuda) = runtime.cuda() {
-            let _current = cuda.enter()?;
-            // SAFETY: writes one handle.
-            unsafe { cuda.driver().stream_create(&mut handle, NON_BLOCKING, 0) }?;
-        }
-        Ok(Stream::of(runtime, Native { handle, owned: runtime.cuda().cloned() }))
+        Ok(Stream::over(runtime, runtime.cuda().map(NativeStream::new).transpose()?))
     }
 
-    /// Wraps the host's native stream, a CUstream of the runtime's context; null is the context's default stream. On the
-    /// CPU device `native` must be null.
+    /// Wraps the host's native stream. On the CPU device `native` must be null; on a CUDA device it is a stream of the
+    /// runtime's context, null being the default one, which outlives this.
     pub fn wrap(runtime: &Runtime, native: *mut c_void) -> Result<Stream> {
-        match runtime.cuda() {
-            None if native.is_null() => Stream::new(runtime),
-            None => Err(Error::invalid("native", "must be NULL on the CPU device")),
-            Some(cuda) => {
-                let _current = cuda.enter()?;
-                let owns = cuda.owns(native).map_err(|error| {
-                    let refused = Error::invalid("native", format!("is not a stream of CUDA: {}", error.message));
-                    Error { native: error.native, ..refused }
-                })?;
-                if !owns {
-                    return Err(Error::invalid(
-                        "native",
-                        "is a stream of another context; it must be of the one that was current, or of the device's \
-                         primary one, when the runtime was created",
-                    ));
-                }
-                Ok(Stream::of(runtime, Native { handle: native, owned: None }))
+        let Some(context) = runtime.cuda() else {
+            if !native.is_null() {
+                return Err(Error::invalid("native", "must be NULL on the CPU device"));
             }
-        }
+            return Stream::new(runtime);
+        };
+        Ok(Stream::over(runtime, Some(NativeStream::wrap(context, native)?)))
     }
 
-    fn of(runtime: &Runtime, native: Native) -> Stream {
-        Stream { workspace: Exclusive::new("stream", Workspace { block: None }), native, runtime: runtime.clone() }
+    fn over(runtime: &Runtime, native: Option<NativeStream>) -> Stream {
+        Stream { workspace: Exclusive::new("stream", Workspace::default()), native, runtime: runtime.clone() }
     }
 
     /// The runtime that it belongs to.
@@ -105,9 +68,13 @@ impl Stream {
         self.begin()?.wait()
     }
 
-    /// Work enqueued after this call runs after `event`.
+    /// Work enqueued after this call runs after `event`. On the CPU device this waits for an event of another one.
     pub fn follow(&self, event: &Event) -> Result<()> {
-        event.precede(&self.begin()?)
+        let queue = self.begin()?;
+        match (queue.native, event.native()) {
+            (Some(stream), Some(event)) => event.hold_back(stream),
+            _ => event.wait(),
+        }
     }
 
     /// Runs one operation: checks it, grows the workspace if it needs more, and computes. A failure changes nothing.
@@ -115,71 +82,55 @@ impl Stream {
         self.begin()?.submit(op)
     }
 
-    /// Copies `bytes` bytes between any two places that the host or the device reads, in stream order.
+    /// Copies `bytes` bytes in stream order between any memory of the host and the device.
+    ///
+    /// Pinned host memory is copied asynchronously; other host memory may make the call wait for the copy. A stream under
+    /// capture copies no host memory that is not pinned.
     ///
     /// # Safety
-    /// Both ranges are valid until the copy is done, apart, and not written by others meanwhile.
+    /// Both addresses have that many bytes, which do not overlap and which nothing else writes until the work is done.
     pub unsafe fn copy(&self, to: *mut u8, from: *const u8, bytes: usize) -> Result<()> {
+        let mut queue = self.begin()?;
+        if let Some(native) = queue.native {
+            native.expect_capturable("to", to)?;
+            native.expect_capturable("from", from)?;
+        }
         // SAFETY: the caller's promise.
-        unsafe { self.begin()?.copy(to, from, bytes) }
+        unsafe { queue.copy(to, from, bytes) }
     }
 
     /// Takes the stream for a sequence of operations.
     pub(crate) fn begin(&self) -> Result<Queue<'_>> {
         let workspace = self.workspace.take()?;
-        let cuda = match self.runtime.cuda() {
-            None => None,
-            Some(cuda) => Some(OnCuda { current: cuda.enter()?, context: cuda, stream: self.native.handle }),
-        };
-        Ok(Queue { cuda, workspace, runtime: &self.runtime })
+        let entered = self.native.as_ref().map(|native| native.context().enter()).transpose()?;
+        Ok(Queue { workspace, native: self.native.as_ref(), runtime: &self.runtime, _entered: entered })
     }
 }
 
-/// A stream taken by one call. Dropped while unwinding, it poisons the stream.
-pub(crate) struct Queue<'a> {
-    cuda: Option<OnCuda<'a>>,
-    workspace: MutexGuard<'a, Workspace>,
-    runtime: &'a Runtime,
-}
-
-/// A CUDA stream, its context being current.
-pub(crate) struct OnCuda<'a> {
-    #[expect(dead_code, reason = "held: the context stays current while the stream is taken")]
-    current: Current<'a>,
-    pub(crate) context: &'a Context,
-    pub(crate) stream: Handle,
-}
-
-impl OnCuda<'_> {
-    /// Whether the host records the stream into a graph.
-    fn is_captured(&self) -> Result<bool> {
-        let mut status = 0;
-        // SAFETY: writes one integer.
-        unsafe { self.context.driver().stream_is_capturing(self.stream, &mut status) }?;
-        Ok(status != 0)
-    }
-
-    /// Refuses what cannot be recorded, before it would invalidate the capture.
-    fn refuse_captured(&self, what: &str) -> Result<()> {
-        if self.is_captured()? {
-            return Err(Error::precondition(format!("the stream is being captured into a graph: {what}")));
+impl Drop for Stream {
+    fn drop(&mut self) {
+        // The workspace is given back next; what uses it is done by then.
+        if let Some(native) = &self.native
+            && let Some(_entered) = native.context().enter_to_release()
+            && native.capture() == Ok(Capture::None)
+        {
+            let _ = native.wait();
         }
-        Ok(())
     }
+}
+
+/// A stream taken by one call. Dropped while unwinding, it poisons the stream. On a CUDA device the context is entered.
+pub(crate) struct Queue<'a> {
+    workspace: MutexGuard<'a, Workspace>,
+    native: Option<&'a NativeStream>,
+    runtime: &'a Runtime,
+    _entered: Option<Entered>,
 }
 
 impl Queue<'_> {
-    /// The CUDA stream; None on the CPU.
-    pub(crate) fn cuda(&self) -> Option<&OnCuda<'_>> {
-        self.cuda.as_ref()
-    }
-
-    /// Blocks until everything enqueued so far is done; returns a failure of asynchronous work.
-    pub(crate) fn wait(&mut self) -> Result<()> {
-        let Some(cuda) = &self.cuda else { return Ok(()) };
-        cuda.refuse_captured("it cannot be waited for")?;
-        // SAFETY: a stream of the current context.
-        Ok(unsafe { cuda.context.driver().stream_synchronize(cuda.stream) }?)
+    /// The stream of the driver; None on the CPU device.
+    pub(crate) fn native(&self) -> Option<&NativeStream> {
+        self.native
     }
 
     /// Prepares and runs one operation.
@@ -188,103 +139,139 @@ impl Queue<'_> {
         self.run(op)
     }
 
-    /// Checks an operation and makes the workspace large enough, so that [`Queue::run`] can fail by the device alone.
+    /// Checks an operation and makes the workspace large enough, so that [`Queue::run`] fails only if the device does.
     pub(crate) fn prepare<O: Op>(&mut self, op: &O) -> Result<()> {
         let refused = |invalid| Error::refused(O::NAME, invalid);
         op.check().map_err(refused)?;
-        let bytes = match &self.cuda {
+        let bytes = match self.native {
+            Some(native) => {
+                expect_reachable(native, op).map_err(|error| in_front(&format!("{}: ", O::NAME), error))?;
+                op.cuda_workspace(native.context().device().properties())
+            }
             None => {
                 op.check_elements().map_err(refused)?;
                 op.workspace(self.runtime.threads() as usize)
             }
-            Some(cuda) => op.cuda_workspace(cuda.context.device().properties()),
         };
-        self.reserve(bytes as u64).map_err(|mut error| {
-            error.message = format!("{}: workspace: {}", O::NAME, error.message);
-            error
-        })
-    }
-
-    /// Computes, or on a CUDA device enqueues. [`Queue::prepare`] passed for the same arguments.
-    pub(crate) fn run<O: Op>(&mut self, op: &O) -> Result<()> {
-        let block = self.workspace.block.as_ref();
-        if let Some(cuda) = &self.cuda {
-            let (address, bytes) = block.map_or((0, 0), |block| (block.data().as_ptr() as u64, block.bytes()));
-            // SAFETY: the stream lives as long as the queue; the workspace is this stream's alone, and is given back only
-            // when its work is done.
-            let gpu = unsafe { cuda.context.gpu(cuda.stream, address, bytes) };
-            return op.cuda(&gpu).map_err(|error| {
-                let mut error = Error::from(error);
-                error.message = format!("{}: {}", O::NAME, error.message);
-                error
-            });
+        self.reserve(bytes as u64).map_err(|error| in_front(&format!("{}: workspace: ", O::NAME), error))?;
+        if let Some(native) = self.native
+            && bytes > 0
+            && !self.workspace.captured
+        {
+            self.workspace.captured = matches!(native.capture()?, Capture::Active(_));
         }
-        let workspace: &mut [u8] = match block {
-            // SAFETY: the block is initialised memory of this size, and this call alone uses it.
-            Some(block) => unsafe { std::slice::from_raw_parts_mut(block.data().as_ptr(), block.bytes()) },
-            None => empty(),
-        };
-        op.cpu(&Cpu::new(self.runtime.level(), self.runtime.workers(), workspace));
         Ok(())
     }
 
-    /// Copies bytes in stream order.
+    /// Computes, or enqueues that on a CUDA device. [`Queue::prepare`] passed for the same arguments.
+    pub(crate) fn run<O: Op>(&mut self, op: &O) -> Result<()> {
+        let stream = (&raw const *self.workspace).addr();
+        let _watched = self.runtime.trace().watch(op, self.runtime.device(), stream);
+        let block = self.workspace.block.as_ref().filter(|block| block.bytes() > 0);
+        let Some(native) = self.native else {
+            let workspace: &mut [u8] = match block {
+                // SAFETY: the block is initialised memory of this size, and this call alone uses it.
+                Some(block) => unsafe { std::slice::from_raw_parts_mut(block.data().as_ptr(), block.bytes()) },
+                None => empty(),
+            };
+            op.cpu(&Cpu::new(self.runtime.level(), self.runtime.workers(), workspace));
+            return Ok(());
+        };
+        let (address, bytes) = block.map_or((0, 0), |block| (block.data().as_ptr() as u64, block.bytes()));
+        // SAFETY: the workspace belongs to the stream, which orders the operations that use it.
+        let gpu = unsafe { native.gpu(address, bytes) };
+        native.context().check(op.cuda(&gpu)).map_err(|error| in_front(&format!("{}: ", O::NAME), error))
+    }
+
+    /// Copies bytes in stream order, between any memory of host and device.
     ///
     /// # Safety
     /// As [`Stream::copy`].
     pub(crate) unsafe fn copy(&mut self, to: *mut u8, from: *const u8, bytes: usize) -> Result<()> {
-        if bytes == 0 {
-            return Ok(());
-        }
-        match &self.cuda {
+        match self.native {
+            _ if bytes == 0 => Ok(()),
             // SAFETY: the caller's promise.
-            None => unsafe { std::ptr::copy_nonoverlapping(from, to, bytes) },
-            Some(cuda) => {
-                // SAFETY: the caller's promise.
-                unsafe { cuda.context.driver().copy_async(to as u64, from as u64, bytes, cuda.stream) }?;
-            }
+            Some(native) => unsafe { native.copy(to, from, bytes) },
+            // SAFETY: as above.
+            None => unsafe {
+                to.copy_from(from, bytes);
+                Ok(())
+            },
         }
-        Ok(())
     }
 
-    /// Sets bytes to zero in stream order.
+    /// Sets bytes that the device reaches to zero, in stream order.
     ///
     /// # Safety
-    /// The range is valid until that is done, and not used by others meanwhile.
+    /// The address has that many bytes, which nothing else uses until the work is done.
     pub(crate) unsafe fn zero(&mut self, to: *mut u8, bytes: usize) -> Result<()> {
-        if bytes == 0 {
-            return Ok(());
-        }
-        match &self.cuda {
+        match self.native {
+            _ if bytes == 0 => Ok(()),
             // SAFETY: the caller's promise.
-            None => unsafe { to.write_bytes(0, bytes) },
-            Some(cuda) => {
-                // SAFETY: the caller's promise.
-                unsafe { cuda.context.driver().set_bytes_async(to as u64, 0, bytes, cuda.stream) }?;
-            }
+            Some(native) => unsafe { native.zero(to, bytes) },
+            // SAFETY: as above.
+            None => unsafe {
+                to.write_bytes(0, bytes);
+                Ok(())
+            },
         }
-        Ok(())
+    }
+
+    /// Blocks until everything enqueued so far is done; refused while the stream is captured.
+    pub(crate) fn wait(&self) -> Result<()> {
+        let Some(native) = self.native else { return Ok(()) };
+        native.expect_no_capture("it cannot be waited for before the capture has ended")?;
+        native.wait()
+    }
+
+    /// Whether what is enqueued now is recorded into a graph, not run.
+    pub(crate) fn is_captured(&self) -> Result<bool> {
+        Ok(self.native.map_or(Ok(Capture::None), NativeStream::capture)? != Capture::None)
     }
 
     /// Makes the workspace at least `bytes` large. A failure leaves the one that there is.
     fn reserve(&mut self, bytes: u64) -> Result<()> {
-        if bytes <= self.workspace.block.as_ref().map_or(0, |block| block.bytes() as u64) {
+        let workspace = &mut *self.workspace;
+        let has = workspace.block.as_ref().map_or(0, |block| block.bytes() as u64);
+        if bytes <= has {
             return Ok(());
         }
-        if let Some(cuda) = &self.cuda {
-            cuda.refuse_captured(&format!(
-                "its workspace cannot grow to {bytes} bytes; call scalert_stream_reserve before"
+        if let Some(native) = self.native {
+            native.expect_no_capture(&format!(
+                "its workspace cannot grow from {has} to {bytes} bytes meanwhile; call scalert_stream_reserve before the \
+                 capture"
             ))?;
+            if has > 0 {
+                native.wait()?;
+            }
         }
-        match &mut self.workspace.block {
-            Some(block) => block.replace(bytes),
-            empty => {
-                let zeroed = self.cuda.is_none();
-                *empty = Some(Block::new(self.runtime.memory(), Tier::Device, Purpose::Workspace, bytes, zeroed)?);
+        let new = |runtime: &Runtime| Block::new(runtime.memory(), Tier::Device, Purpose::Workspace, bytes, true);
+        match &mut workspace.block {
+            Some(block) if !workspace.captured => block.replace(bytes),
+            block => {
+                let grown = new(self.runtime)?;
+                workspace.retired.extend(block.replace(grown));
+                workspace.captured = false;
                 Ok(())
             }
         }
     }
+}
+
+/// Requires every tensor of an operation to lie where the device reaches it.
+fn expect_reachable<O: Op>(native: &NativeStream, op: &O) -> Result<()> {
+    let mut outcome = Ok(());
+    op.views(&mut |argument, view| {
+        if outcome.is_ok() {
+            outcome = native.context().expect_reachable(argument, view);
+        }
+    });
+    outcome
+}
+
+fn in_front(place: &str, mut error: Error) -> Error {
+    error.message.insert_str(0, place);
+    error
 }
 
 /// No bytes, aligned as a workspace must be.

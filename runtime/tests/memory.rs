@@ -249,7 +249,7 @@ fn the_last_handle_may_be_any() {
     drop(runtime);
     drop(stream);
     assert_eq!(element(&scaler.scale(), 0), 8.0);
-    assert_eq!((hook.live(), Arc::strong_count(&hook)), (1, 2));
+    assert_eq!((hook.live(), Arc::strong_count(&hook)), (2, 2));
     drop(scaler);
     assert_eq!((hook.live(), Arc::strong_count(&hook)), (0, 1));
 }
@@ -260,7 +260,7 @@ fn bytes_of(elements: [u64; 4]) -> [u64; 5] {
     let all: u64 = elements.iter().sum();
     let weights = 2 * adamw_bf16 + 2 * lion_f16 + 2 * plain_sgd;
     let moments = 8 * adamw_bf16 + 4 * lion_f16 + 4 * sgd_f32;
-    [weights, 4 * all, moments, 4 * all, 69 * 8]
+    [weights, 4 * all, moments, 4 * all, 79 * 8]
 }
 
 #[test]
@@ -287,7 +287,9 @@ fn a_state_takes_what_it_said_to_the_byte() {
             }
         }
         let planned = state.memory().unwrap();
-        let device = planned.tier[0];
+        let (device, host) = (planned.tier[0], planned.tier[2]);
+        let parameters: usize = sizes.iter().map(|group| group.len()).sum();
+        assert_eq!((host.used, host.other), (24 * parameters as u64 + 72, host.used));
         let expected = bytes_of(elements);
         assert_eq!([device.weights, device.master, device.moments, device.gradients, device.other], expected);
         assert_eq!((device.used, device.peak, device.limit), (expected.iter().sum(), device.used, u64::MAX));

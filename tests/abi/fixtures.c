@@ -100,6 +100,13 @@ static scalert_event_t *event(struct world *w) {
     return event;
 }
 
+void fixture_scalert_memory_copy(struct world *w, struct args_scalert_memory_copy *a) {
+    a->stream = w->stream;
+    a->to = world_memory(w, 100);
+    a->from = world_memory(w, 100);
+    a->bytes = 100;
+}
+
 static scalert_arena_t *arena(struct world *w) {
     scalert_arena_t *arena;
     void *memory;

@@ -3,9 +3,11 @@
 use super::submit;
 use crate::argument::{Live, Optional, Options, boolean, enumeration};
 use crate::tensor::{Tensor, TensorView, optional_view};
-use scalert_runtime::Stream;
+use scalert_runtime::device::DeviceKind;
 use scalert_runtime::ops::attention::{AttentionBackward, AttentionForward};
+use scalert_runtime::ops::gemm::Implementation;
 use scalert_runtime::ops::rotary::{Rotary, RotaryLayout};
+use scalert_runtime::{Error, Status, Stream};
 
 c_enum! {
     RotaryLayout as "scalert_rotary_layout_t" {
@@ -29,6 +31,17 @@ c_struct! {
         struct_size: usize,
         causal: u8,
         scale: f32,
+        implementation: i32,
+    }
+}
+
+/// Checks the choice of an implementation: there is the library's own alone.
+fn expect_own(stream: &Stream, implementation: i32) -> Result<(), Error> {
+    match (enumeration("implementation", implementation)?, stream.runtime().device()) {
+        (Implementation::Vendor, DeviceKind::Cuda) => {
+            Err(Error::new(Status::Unavailable, "implementation: this build has no attention but its own"))
+        }
+        _ => Ok(()),
     }
 }
 
@@ -61,6 +74,7 @@ export! {
         options: Options<AttentionOptions>,
     ) {
         let (causal, scale) = (boolean("causal", options.causal)?, options.scale);
+        expect_own(stream, options.implementation)?;
         submit(stream, &AttentionForward { q, k, v, causal, scale, out, log_sum_exp })
     }
 
@@ -79,6 +93,7 @@ export! {
         options: Options<AttentionOptions>,
     ) {
         let (causal, scale) = (boolean("causal", options.causal)?, options.scale);
+        expect_own(stream, options.implementation)?;
         submit(stream, &AttentionBackward { q, k, v, out, log_sum_exp, dout, causal, scale, dq, dk, dv })
     }
 }

@@ -24,6 +24,14 @@ c_enum! {
     }
 }
 
+c_enum! {
+    Implementation as "scalert_implementation_t" {
+        SCALERT_IMPLEMENTATION_AUTO = 0 => Implementation::Auto,
+        SCALERT_IMPLEMENTATION_OWN = 1 => Implementation::Own,
+        SCALERT_IMPLEMENTATION_VENDOR = 2 => Implementation::Vendor,
+    }
+}
+
 c_struct! {
     GemmOptions as "scalert_gemm_options_t" {
         struct_size: usize,
@@ -33,6 +41,7 @@ c_struct! {
         activation: i32,
         pre_activation: *const Tensor,
         compute: i32,
+        implementation: i32,
     }
 }
 
@@ -65,7 +74,7 @@ export! {
                 activation: enumeration("activation", options.activation)?,
                 pre_activation,
                 compute: enumeration("compute", options.compute)?,
-                implementation: Implementation::Auto,
+                implementation: enumeration("implementation", options.implementation)?,
             },
         )
     }

@@ -1,6 +1,18 @@
 //! The operations. Each folder holds one: its contract (`mod.rs`), its oracle (`reference.rs`), its fast version for
 //! the CPU (`cpu.rs`), and its device version (`<op>.cu`), which `cuda.rs` launches.
 
+/// [`Op::views`] of an operation: its tensors, then, after a semicolon, those that may be absent.
+macro_rules! views {
+    ($($view:ident),* $(; $($optional:ident),*)?) => {
+        fn views(&self, visit: &mut dyn FnMut(&'static str, &$crate::view::View<'_>)) {
+            $(visit(stringify!($view), &self.$view);)*
+            $($(if let Some(view) = &self.$optional {
+                visit(stringify!($optional), view);
+            })*)?
+        }
+    };
+}
+
 pub mod accumulate;
 pub mod adamw;
 pub mod add;
@@ -13,23 +25,26 @@ pub mod dropout;
 pub mod embedding;
 pub mod exact_sum;
 pub mod fill;
+pub mod first_overflow;
 pub mod gelu;
 pub mod gemm;
 pub mod layer_norm;
 pub mod linear_cross_entropy;
 pub mod lion;
+pub mod loss_scale;
 mod optimizer;
 pub mod random;
 pub mod rms_norm;
 pub mod rotary;
 pub mod scale;
 pub mod sgd;
+pub mod step_control;
 pub mod swiglu;
 pub mod write_back;
 
 use crate::backend::cpu::Cpu;
 use crate::backend::cuda::{CudaError, Gpu, Properties};
-use crate::view::Invalid;
+use crate::view::{Invalid, View};
 
 /// One call of an operation: its arguments as views and plain values.
 ///
@@ -38,6 +53,9 @@ use crate::view::Invalid;
 pub trait Op {
     /// Name in messages and traces.
     const NAME: &'static str;
+
+    /// Calls `visit` with each tensor and its name as an argument.
+    fn views(&self, visit: &mut dyn FnMut(&'static str, &View<'_>));
 
     /// Checks dtypes, shapes, strides and overlap. Reads no element.
     fn check(&self) -> Result<(), Invalid>;

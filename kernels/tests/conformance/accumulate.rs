@@ -36,15 +36,19 @@ fn y_count_and_squares_are_exact() {
                 let outputs = |squares: bool| {
                     run_identically(|level, threads| {
                         let (y, nonfinite, sum) = (y.clone(), integers(1, 5), integers(WORDS, 0));
+                        let overflow = integers(1, 9);
                         let op = Accumulate {
                             x: x.view(),
                             overwrite,
                             y: y.view(),
                             nonfinite: nonfinite.view(),
                             square_sum: squares.then(|| sum.view()),
+                            overflow: squares.then(|| overflow.view()),
+                            // Larger than 9 as an unsigned number alone.
+                            overflow_mark: u64::MAX - 3,
                         };
                         run_with(&op, level, threads);
-                        vec![y, nonfinite, sum]
+                        vec![y, nonfinite, sum, overflow]
                     })
                 };
                 let what = format!("{dtype} {shape:?} overwrite {overwrite}");
@@ -61,6 +65,8 @@ fn y_count_and_squares_are_exact() {
                 }
                 assert_eq!(with[2].bits(), alone.bits(), "{what}");
                 assert_eq!(without[2].bits(), vec![0; WORDS], "{what}");
+                assert_eq!(with[3].bits(), [if nonfinite > 0 { u64::MAX - 3 } else { 9 }], "{what}");
+                assert_eq!(without[3].bits(), [9], "{what}");
             }
         }
     }
@@ -68,26 +74,56 @@ fn y_count_and_squares_are_exact() {
 
 #[test]
 fn micro_batches_add_their_squares() {
-    let mut rng = Rng(2);
-    let (y, nonfinite, sum) = (Tensor::new(DType::F32, &[1000]), integers(1, 0), integers(WORDS, 0));
-    let mut expected = Accumulator::ZERO;
-    for micro in 0..3 {
-        let x = Tensor::new(DType::F16, &[1000]).normal(&mut rng, 1.0);
-        let op = Accumulate {
-            x: x.view(),
-            overwrite: micro == 0,
-            y: y.view(),
-            nonfinite: nonfinite.view(),
-            square_sum: Some(sum.view()),
-        };
-        run_with(&op, levels()[0], 1);
-        let alone = integers(WORDS, 0);
-        run_with(&ExactSum { x: x.view(), square: true, accumulator: alone.view() }, levels()[0], 1);
-        let words: Vec<i64> = alone.bits().iter().map(|b| *b as i64).collect();
-        expected.merge(&Accumulator { words: words.try_into().unwrap() });
+    for target in targets() {
+        let mut rng = Rng(2);
+        let (y, nonfinite, sum) = (Tensor::new(DType::F32, &[1000]), integers(1, 0), integers(WORDS, 0));
+        let mut expected = Accumulator::ZERO;
+        for micro in 0..3 {
+            let x = Tensor::new(DType::F16, &[1000]).normal(&mut rng, 1.0);
+            let op = Accumulate {
+                x: x.view(),
+                overwrite: micro == 0,
+                y: y.view(),
+                nonfinite: nonfinite.view(),
+                square_sum: Some(sum.view()),
+                overflow: None,
+                overflow_mark: 0,
+            };
+            run_with(&op, target, 1);
+            let alone = integers(WORDS, 0);
+            run_with(&ExactSum { x: x.view(), square: true, accumulator: alone.view() }, levels()[0], 1);
+            let words: Vec<i64> = alone.bits().iter().map(|b| *b as i64).collect();
+            expected.merge(&Accumulator { words: words.try_into().unwrap() });
+        }
+        expected.carry();
+        assert_eq!(sum.bits(), expected.words.map(|w| w as u64), "{}", target.name());
     }
-    expected.carry();
-    assert_eq!(sum.bits(), expected.words.map(|w| w as u64));
+}
+
+#[test]
+fn the_largest_mark_of_an_overflow_stays() {
+    for target in targets() {
+        let (y, nonfinite, overflow) = (Tensor::new(DType::F32, &[3000]), integers(1, 0), integers(1, 0));
+        let finite = Tensor::new(DType::F32, &[3000]).fill(|_| 1.0);
+        let (mut early, mut late) = (finite.clone(), finite.clone());
+        early.set(0, f64::NAN);
+        late.set(2999, f64::INFINITY);
+        let marks =
+            [(&finite, 9, 0), (&early, 5, 5), (&late, 3, 5), (&late, u64::MAX, u64::MAX), (&early, 7, u64::MAX)];
+        for (x, overflow_mark, expected) in marks {
+            let op = Accumulate {
+                x: x.view(),
+                overwrite: true,
+                y: y.view(),
+                nonfinite: nonfinite.view(),
+                square_sum: None,
+                overflow: Some(overflow.view()),
+                overflow_mark,
+            };
+            run_with(&op, target, 2);
+            assert_eq!(overflow.bits(), [expected], "{}", target.name());
+        }
+    }
 }
 
 #[test]
@@ -100,7 +136,10 @@ fn bad_arguments_are_named() {
         y: y.view(),
         nonfinite: nonfinite.view(),
         square_sum: Some(sum.view()),
+        overflow: None,
+        overflow_mark: 0,
     };
+    assert!(Accumulate { overflow: Some(integers(1, 0).view()), ..good }.check().is_ok());
     assert!(good.check().is_ok());
     let refused = |op: Accumulate<'_>| op.check().unwrap_err().argument;
     assert_eq!(refused(Accumulate { x: nonfinite.view(), ..good }), "x");
@@ -109,4 +148,6 @@ fn bad_arguments_are_named() {
     assert_eq!(refused(Accumulate { y: Tensor::new(DType::F32, &[8, 4]).view(), ..good }), "y");
     assert_eq!(refused(Accumulate { nonfinite: sum.view(), ..good }), "nonfinite");
     assert_eq!(refused(Accumulate { square_sum: Some(nonfinite.view()), ..good }), "square_sum");
+    assert_eq!(refused(Accumulate { overflow: Some(sum.view()), ..good }), "overflow");
+    assert_eq!(refused(Accumulate { overflow: Some(nonfinite.view()), ..good }), "overflow");
 }

@@ -1,10 +1,10 @@
 //! AdamW: the bits of the contract's formula, and 100 steps of the paper's algorithm.
 
 use crate::harness::*;
-use crate::optimizer::{State, assert_bits, assert_trajectory};
+use crate::optimizer::{State, assert_bits, assert_controlled, assert_trajectory, control};
 use scalert_kernels::dtype::DType;
 use scalert_kernels::ops::Op;
-use scalert_kernels::ops::adamw::{AdamW, reference};
+use scalert_kernels::ops::adamw::{AdamW, bias_correction, reference};
 
 const BETA1: f32 = 0.9;
 const BETA2: f32 = 0.999;
@@ -24,6 +24,7 @@ fn adamw(state: &State, t: i32) -> AdamW<'_> {
         moment1: state.moments[0].view(),
         moment2: state.moments[1].view(),
         weight: state.weight.as_ref().map(|w| w.view()),
+        control: None,
     }
 }
 
@@ -90,6 +91,40 @@ fn a_small_decay_is_not_lost() {
 }
 
 #[test]
+fn a_control_block_decides() {
+    assert_controlled(
+        2,
+        |state, step, gradient_scale, target| {
+            let op = AdamW {
+                gradient_scale,
+                bias_correction1: bias_correction(BETA1, step),
+                bias_correction2: bias_correction(BETA2, step),
+                ..adamw(state, 3)
+            };
+            run_with(&op, target, 1);
+        },
+        |state, control, target| {
+            let op = AdamW { gradient_scale: 7.0, control: Some(control.view()), ..adamw(state, 3) };
+            run_with(&op, target, 1);
+        },
+    );
+}
+
+#[test]
+fn bias_corrections_are_one_minus_the_power() {
+    for beta in [0.9f32, 0.95, 0.99, 0.999, 0.5] {
+        let mut power = 1.0f64;
+        for step in 1..=5000u64 {
+            power *= f64::from(beta);
+            let correction = f64::from(bias_correction(beta, step));
+            assert!((correction - (1.0 - power)).abs() <= 1e-7 * (1.0 - power), "{beta} {step}");
+        }
+        assert_eq!(bias_correction(beta, u64::MAX), 1.0);
+        assert_eq!(bias_correction(beta, 0), bias_correction(beta, 1));
+    }
+}
+
+#[test]
 fn bad_arguments_are_named() {
     let state = State::normal(DType::F32, 8, 2);
     let good = adamw(&state, 1);
@@ -114,4 +149,7 @@ fn bad_arguments_are_named() {
     assert_eq!(refused(AdamW { moment2: good.moment1, ..good }), "moment2");
     assert_eq!(refused(AdamW { weight: Some(good.master), ..good }), "weight");
     assert_eq!(refused(AdamW { weight: Some(good.gradient), ..good }), "weight");
+    assert!(AdamW { control: Some(control(1, 1.0, false).view()), ..good }.check().is_ok());
+    assert_eq!(refused(AdamW { control: Some(good.master), ..good }), "control");
+    assert_eq!(refused(AdamW { control: Some(Tensor::new(DType::I64, &[8]).view()), ..good }), "control");
 }

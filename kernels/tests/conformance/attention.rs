@@ -18,6 +18,8 @@ struct Case {
     sizes: Attention,
     dtype: DType,
     padding: usize,
+    /// Whether the results begin where vectors may.
+    aligned: bool,
     q: Tensor,
     k: Tensor,
     v: Tensor,
@@ -36,7 +38,17 @@ impl Case {
             sizes,
             dtype,
             padding,
+            aligned: false,
         }
+    }
+
+    /// With rows that begin where vectors may.
+    fn align(mut self) -> Case {
+        for tensor in [&mut self.q, &mut self.k, &mut self.v, &mut self.dout] {
+            let values = tensor.values();
+            *tensor = Tensor::with_layout(self.dtype, tensor.shape(), 8, 0).fill(|i| values[i]);
+        }
+        Case { padding: 8, aligned: true, ..self }
     }
 
     fn forward<'a>(&'a self, out: &'a Tensor, log_sum_exp: Option<&'a Tensor>) -> AttentionForward<'a> {
@@ -55,7 +67,9 @@ impl Case {
     fn run(&self) -> Vec<(String, Vec<Tensor>)> {
         let a = &self.sizes;
         let outputs = run_everywhere(|level, threads| {
-            let tensor = |shape: [usize; 4], offset| Tensor::with_layout(self.dtype, &shape, self.padding, offset);
+            let tensor = |shape: [usize; 4], offset| {
+                Tensor::with_layout(self.dtype, &shape, self.padding, if self.aligned { 0 } else { offset })
+            };
             let log_sum_exp = Tensor::with_layout(DType::F32, &[a.b, a.hq, a.t], 3, 1);
             let out = tensor(query_shape(a), 2);
             let (dq, dk, dv) = (tensor(query_shape(a), 0), tensor(key_shape(a), 1), tensor(key_shape(a), 0));
@@ -133,10 +147,36 @@ fn every_head_dimension_works() {
 }
 
 #[test]
+fn aligned_rows_work() {
+    let mut rng = Rng(23);
+    for dtype in [DType::BF16, DType::F16] {
+        Case::new(sizes(1, 150, 170, 2, 1, 64, true), dtype, 0, &mut rng).align().check();
+        Case::new(sizes(1, 130, 110, 1, 1, 128, false), dtype, 0, &mut rng).align().check();
+        Case::new(sizes(1, 40, 50, 1, 1, 96, true), dtype, 0, &mut rng).align().check();
+        Case::new(sizes(1, 40, 50, 1, 1, 200, true), dtype, 0, &mut rng).align().check();
+    }
+    Case::new(sizes(1, 40, 50, 1, 1, 72, true), DType::F32, 0, &mut rng).align().check();
+}
+
+#[test]
+fn gradients_of_any_size_keep_their_precision() {
+    let mut rng = Rng(24);
+    for factor in [2f64.powi(-10), 2f64.powi(12)] {
+        for (t, s) in [(70, 70), (3, 150)] {
+            let mut case = Case::new(sizes(1, t, s, 2, 1, 16, false), DType::F16, 0, &mut rng);
+            case.dout = case.dout.normal(&mut rng, factor);
+            case.check();
+        }
+    }
+}
+
+#[test]
 fn scales_are_applied() {
     let mut rng = Rng(13);
     for scale in [0.5, -0.25, 1e-3] {
-        Case::new(Attention { scale, ..sizes(1, 33, 33, 2, 2, 16, true) }, DType::F32, 0, &mut rng).check();
+        for dtype in DType::FLOATS {
+            Case::new(Attention { scale, ..sizes(1, 33, 33, 2, 2, 16, true) }, dtype, 0, &mut rng).check();
+        }
     }
 }
 
@@ -252,7 +292,7 @@ fn works_on_parts_of_packed_qkv() {
             [&case.q, &case.k, &case.v][which].get(row * 48 + at)
         });
         let expected = case.run();
-        for (level, (what, expected)) in levels().into_iter().zip(expected) {
+        for (level, (what, expected)) in targets().into_iter().zip(expected) {
             let out = Tensor::new(dtype, &query_shape(&a));
             let log_sum_exp = Tensor::new(DType::F32, &[a.b, a.hq, a.t]);
             let gradients = Tensor::new(dtype, &[a.b, a.t, 3, a.hq, a.d]);
@@ -288,7 +328,7 @@ fn works_on_parts_of_packed_qkv() {
 #[test]
 fn log_sum_exp_is_optional() {
     let case = Case::new(sizes(1, 9, 9, 1, 1, 16, true), DType::F32, 0, &mut Rng(21));
-    for (level, (_, expected)) in levels().into_iter().zip(case.run()) {
+    for (level, (_, expected)) in targets().into_iter().zip(case.run()) {
         let out = Tensor::new(DType::F32, &[1, 9, 1, 16]);
         run_with(&case.forward(&out, None), level, 1);
         assert!(out.bits() == expected[0].bits());

@@ -97,16 +97,17 @@ fn stochastic_rounding_is_unbiased() {
 fn a_shard_rounds_as_the_whole() {
     let mut rng = Rng(4);
     let x = Tensor::new(DType::F32, &[1000]).normal(&mut rng, 1.0);
-    let whole = Tensor::new(DType::BF16, &[1000]);
-    let level = *levels().last().unwrap();
-    run_with(&Cast { x: x.view(), rounding: stochastic(0), y: whole.view() }, level, 1);
-    for start in [1, 100, 256, 999] {
-        // SAFETY: the rest of x.
-        let rest =
-            unsafe { View::new("x", x.view().data().add(4 * start), DType::F32, &[1000 - start], &[1]) }.unwrap();
-        let part = Tensor::new(DType::BF16, &[1000 - start]);
-        run_with(&Cast { x: rest, rounding: stochastic(start as u64), y: part.view() }, level, 1);
-        assert_eq!(part.bits(), whole.bits()[start..]);
+    for target in targets() {
+        let whole = Tensor::new(DType::BF16, &[1000]);
+        run_with(&Cast { x: x.view(), rounding: stochastic(0), y: whole.view() }, target, 1);
+        for start in [1, 100, 256, 999] {
+            // SAFETY: the rest of x.
+            let rest =
+                unsafe { View::new("x", x.view().data().add(4 * start), DType::F32, &[1000 - start], &[1]) }.unwrap();
+            let part = Tensor::new(DType::BF16, &[1000 - start]);
+            run_with(&Cast { x: rest, rounding: stochastic(start as u64), y: part.view() }, target, 1);
+            assert_eq!(part.bits(), whole.bits()[start..], "{}", target.name());
+        }
     }
 }
 
@@ -120,9 +121,11 @@ fn in_place_and_bad_arguments() {
     let before = x.values();
     // SAFETY: x's memory as f16.
     let same = unsafe { View::new("y", x.view().data(), DType::F16, &[2, 40], &[40, 1]) }.unwrap();
-    run_with(&Cast { x: x.view(), rounding: Rounding::NearestEven, y: same }, levels()[0], 1);
-    run_with(&Cast { x: same, rounding: Rounding::NearestEven, y: x.view() }, levels()[0], 1);
-    assert_eq!(x.values(), before);
+    for target in targets() {
+        run_with(&Cast { x: x.view(), rounding: Rounding::NearestEven, y: same }, target, 1);
+        run_with(&Cast { x: same, rounding: Rounding::NearestEven, y: x.view() }, target, 1);
+        assert_eq!(x.values(), before, "{}", target.name());
+    }
 
     let good = Cast { x: x.view(), rounding: stochastic(0), y: y.view() };
     assert!(good.check().is_ok());

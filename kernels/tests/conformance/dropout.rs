@@ -57,14 +57,16 @@ fn the_backward_pass_is_the_same_call() {
         (Tensor::new(DType::F32, &[n]).normal(&mut rng, 1.0), Tensor::new(DType::F32, &[n]).normal(&mut rng, 1.0));
     let dx = Tensor::new(DType::F32, &[n]);
     let op = Dropout { x: dy.view(), probability: 0.3, key: KEY, first_index: 11, y: dx.view() };
-    run_with(&op, levels()[0], 1);
-    for i in 0..n {
-        let loss = |x: &[f64]| {
-            let y = reference::dropout(x, 0.3f32.into(), KEY, 11);
-            y.iter().zip(dy.values()).map(|(y, dy)| y * dy).sum()
-        };
-        let expected = central_difference(&x.values(), i, 1e-3, loss);
-        assert!((dx.get(i) - expected).abs() < 1e-6, "{i}: {} and {expected}", dx.get(i));
+    for target in targets() {
+        run_with(&op, target, 1);
+        for i in 0..n {
+            let loss = |x: &[f64]| {
+                let y = reference::dropout(x, 0.3f32.into(), KEY, 11);
+                y.iter().zip(dy.values()).map(|(y, dy)| y * dy).sum()
+            };
+            let expected = central_difference(&x.values(), i, 1e-3, loss);
+            assert!((dx.get(i) - expected).abs() < 1e-6, "{}: {i}: {} and {expected}", target.name(), dx.get(i));
+        }
     }
 }
 

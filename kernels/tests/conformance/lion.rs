@@ -1,7 +1,7 @@
 //! Lion: the bits of the contract's formula, and 100 steps of the paper's algorithm.
 
 use crate::harness::*;
-use crate::optimizer::{State, assert_bits, assert_trajectory};
+use crate::optimizer::{State, assert_bits, assert_controlled, assert_trajectory};
 use scalert_kernels::dtype::DType;
 use scalert_kernels::ops::Op;
 use scalert_kernels::ops::lion::{Lion, reference};
@@ -21,6 +21,7 @@ fn lion(state: &State, weight_decay: f32) -> Lion<'_> {
         master: state.master.view(),
         moment: state.moments[0].view(),
         weight: state.weight.as_ref().map(|w| w.view()),
+        control: None,
     }
 }
 
@@ -60,6 +61,18 @@ fn a_trajectory_is_that_of_the_paper() {
             1e-6,
         );
     }
+}
+
+#[test]
+fn a_control_block_decides() {
+    assert_controlled(
+        1,
+        |state, _, gradient_scale, target| run_with(&Lion { gradient_scale, ..lion(state, 0.1) }, target, 1),
+        |state, control, target| {
+            let op = Lion { gradient_scale: 7.0, control: Some(control.view()), ..lion(state, 0.1) };
+            run_with(&op, target, 1);
+        },
+    );
 }
 
 #[test]

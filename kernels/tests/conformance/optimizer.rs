@@ -3,6 +3,7 @@
 
 use crate::harness::*;
 use scalert_kernels::dtype::{DType, bf16, bf16_bits_nearest_away};
+use scalert_kernels::ops::step_control::Control;
 
 /// The tensors of one optimizer call.
 #[derive(Clone)]
@@ -74,6 +75,48 @@ pub fn assert_bits<const N: usize>(
                 }
                 for (k, (output, expected)) in outputs.iter().zip(&expected).enumerate() {
                     assert_same(&format!("{dtype} {shape:?} weight {weight:?}: output {k}"), output, expected);
+                }
+            }
+        }
+    }
+}
+
+/// A control block that says this.
+pub fn control(step: u64, gradient_scale: f32, skipped: bool) -> Tensor {
+    let control = Control { step, gradient_scale, skipped: skipped.into(), ..Control::default() };
+    // SAFETY: a control block is plain words.
+    let words = unsafe { std::mem::transmute::<Control, [i64; Control::WORDS]>(control) };
+    let mut tensor = Tensor::new(DType::I64, &[Control::WORDS]);
+    tensor.set_words(&words);
+    tensor
+}
+
+/// Requires that `with(control)` gives the bits of `plain(step, gradient_scale)` when the control block says this step
+/// and factor, whatever the call says, and changes nothing when the block says that the step is skipped.
+pub fn assert_controlled(
+    moments: usize,
+    plain: impl Fn(&State, u64, f32, Target),
+    with: impl Fn(&State, &Tensor, Target),
+) {
+    let outputs = |state: State| {
+        let mut outputs = vec![state.master];
+        outputs.extend(state.moments);
+        outputs.extend(state.weight);
+        outputs
+    };
+    for (step, scale) in [(1, 1.0), (2, 0.3), (1000, 1e-4), (12_345_678_901, 0.0)] {
+        let state = State::normal(DType::BF16, 1000, moments);
+        let expected = state.clone();
+        plain(&expected, step, scale, levels()[0].into());
+        let expected = outputs(expected);
+        for target in targets() {
+            for skipped in [false, true] {
+                let after = state.clone();
+                with(&after, &control(step, scale, skipped), target);
+                let before = outputs(state.clone());
+                let wanted = if skipped { &before } else { &expected };
+                for (k, (output, wanted)) in outputs(after).iter().zip(wanted).enumerate() {
+                    assert_same(&format!("{} step {step}: output {k}", target.name()), output, wanted);
                 }
             }
         }

@@ -185,7 +185,19 @@ fn rows() {
                 run_with(&Cast { x, rounding, y: sums.view() }, level, 1);
                 run_with(&Cast { x: sums.view(), rounding, y }, level, 1);
                 let (nonfinite, square_sum) = (count.view(), Some(square.view()));
-                run_with(&Accumulate { x, overwrite: false, y: sums.view(), nonfinite, square_sum }, level, 1);
+                run_with(
+                    &Accumulate {
+                        x,
+                        overwrite: false,
+                        y: sums.view(),
+                        nonfinite,
+                        square_sum,
+                        overflow: None,
+                        overflow_mark: 0,
+                    },
+                    level,
+                    1,
+                );
             }
         }
     }

@@ -1,7 +1,7 @@
 //! SGD: the bits of the contract's formula, and 100 steps of PyTorch's.
 
 use crate::harness::*;
-use crate::optimizer::{State, assert_bits, assert_trajectory};
+use crate::optimizer::{State, assert_bits, assert_controlled, assert_trajectory};
 use scalert_kernels::dtype::DType;
 use scalert_kernels::ops::Op;
 use scalert_kernels::ops::sgd::{Sgd, reference};
@@ -21,6 +21,7 @@ fn sgd(state: &State, momentum: f32, dampening: f32, nesterov: bool, weight_deca
         master: state.master.view(),
         momentum_buffer: state.moments.first().map(|m| m.view()),
         weight: state.weight.as_ref().map(|w| w.view()),
+        control: None,
     }
 }
 
@@ -82,6 +83,29 @@ fn a_trajectory_is_that_of_pytorch() {
             |t, g, p, m| reference::sgd(hyper, t, g, p, m.first_mut().unwrap_or(&mut none)),
             2e-6,
             2e-6,
+        );
+    }
+}
+
+#[test]
+fn a_control_block_decides() {
+    for momentum in [0.0, 0.9] {
+        let nesterov = momentum > 0.0;
+        assert_controlled(
+            usize::from(momentum > 0.0),
+            |state, step, gradient_scale, target| {
+                let op = Sgd { gradient_scale, first_step: step == 1, ..sgd(state, momentum, 0.0, nesterov, 0.1, 1) };
+                run_with(&op, target, 1);
+            },
+            |state, control, target| {
+                // Not the first step, says the call.
+                let op = Sgd {
+                    gradient_scale: 7.0,
+                    control: Some(control.view()),
+                    ..sgd(state, momentum, 0.0, nesterov, 0.1, 2)
+                };
+                run_with(&op, target, 1);
+            },
         );
     }
 }

@@ -49,6 +49,7 @@ fn has_the_bits_of_the_reference_and_of_the_optimizers() {
                 master: copy.view(),
                 momentum_buffer: None,
                 weight: Some(stepped.view()),
+                control: None,
             };
             run_with(&step, levels()[0], 1);
             for i in 0..stepped.numel() {

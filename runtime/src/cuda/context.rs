@@ -1,211 +1,262 @@
-//! The context that a runtime works in: the host's current one where it is of the device, else the device's primary one.
+//! A context of the host's, or the primary one, entered for each call.
 
-use super::device::find;
+use super::driver::{after_fork, describe, driver, number};
+use super::failure::{code, is_sticky};
 use crate::error::{Error, Result, Status};
-use scalert_kernels::backend::cuda::driver::{CudaError, Driver, Handle};
-use scalert_kernels::backend::cuda::{Device, Gpu};
+use scalert_kernels::backend::cuda::{CudaError, Device, Driver, Handle};
+use scalert_kernels::view::View;
 use std::marker::PhantomData;
-use std::mem::ManuallyDrop;
+use std::sync::OnceLock;
 
-/// A context, with the kernels loaded in it.
+/// Oldest compute capability that the device code runs on.
+const OLDEST_CAPABILITY: u32 = 80;
+
+/// A device in a context.
 pub(crate) struct Context {
     driver: &'static Driver,
-    handle: Handle,
-    /// The device whose primary context was retained.
-    primary: Option<i32>,
     device: Device,
-    /// A stream of our own, for what must be done when a call returns.
-    setup: Handle,
-    /// A forked child must not use its parent's CUDA.
-    process: u32,
     ordinal: i32,
+    /// The driver's number of the device.
+    number: i32,
+    handle: Handle,
+    /// The driver's number of the context: a handle may come again after its context is gone.
+    id: u64,
+    /// Whether it is the primary context, retained here.
+    retained: bool,
+    process: u32,
+    /// The failure of earlier work, which stays.
+    failure: OnceLock<Error>,
 }
 
-// SAFETY: the driver's handles may be used from any thread.
+// SAFETY: a context may be entered by any thread; everything else is plain data or made for sharing.
 unsafe impl Send for Context {}
-// SAFETY: as above; `Device` guards what changes.
+// SAFETY: as above.
 unsafe impl Sync for Context {}
 
-/// A context made current on this thread, until dropped.
-pub(crate) struct Current<'a> {
-    context: &'a Context,
-    /// Current on one thread only.
-    _thread: PhantomData<*mut ()>,
-}
-
-impl Drop for Current<'_> {
-    fn drop(&mut self) {
-        let mut popped = std::ptr::null_mut();
-        // SAFETY: takes off what `enter` pushed. A failure means that the host destroyed the context meanwhile.
-        let _ = unsafe { self.context.driver.context_pop(&mut popped) };
-    }
-}
-
 impl Context {
-    /// The context of the device with an ordinal.
-    pub(crate) fn open(ordinal: i32) -> Result<Context> {
-        let (driver, device) = find(ordinal)?;
-        let (handle, primary) = match current_of(driver, device) {
-            Some(context) => (context, None),
-            None => {
-                let mut context = std::ptr::null_mut();
-                // SAFETY: writes one handle; released on drop.
-                unsafe { driver.primary_context_retain(&mut context, device) }?;
-                (context, Some(device))
-            }
-        };
-        let release = |error: CudaError| {
-            if let Some(device) = primary {
-                // SAFETY: retained above.
-                let _ = unsafe { driver.primary_context_release(device) };
-            }
-            error
-        };
-        // SAFETY: the context is the host's current one, or retained; popped below.
-        unsafe { driver.context_push(handle) }.map_err(release)?;
-        let mut setup = std::ptr::null_mut();
-        const NON_BLOCKING: u32 = 1;
-        let opened = Device::new(driver, device).and_then(|device| {
-            // SAFETY: writes one handle; destroyed on drop.
-            unsafe { driver.stream_create(&mut setup, NON_BLOCKING, 0) }.map(|()| device)
-        });
-        let mut popped = std::ptr::null_mut();
-        // SAFETY: takes off what was pushed above.
-        let _ = unsafe { driver.context_pop(&mut popped) };
-        let device = opened.map_err(release)?;
-        Ok(Context { driver, handle, primary, device, setup, process: std::process::id(), ordinal })
-    }
-
-    /// Makes the context current on this thread until the result is dropped. Refused in a forked child.
-    pub(crate) fn enter(&self) -> Result<Current<'_>> {
-        if std::process::id() != self.process {
+    /// The context of a runtime on this device: the current one if it is of the device, else the primary one.
+    pub(crate) fn new(ordinal: i32) -> Result<Context> {
+        let driver = driver()?;
+        let number = number(driver, ordinal)?;
+        let info = describe(ordinal)?;
+        if info.compute_capability < OLDEST_CAPABILITY {
+            let text = |capability: u32| format!("{}.{}", capability / 10, capability % 10);
             return Err(Error::new(
                 Status::Unavailable,
-                "CUDA cannot be used after fork(): create the runtime in the child, before CUDA is used in the parent",
+                format!(
+                    "CUDA device {ordinal}, {}, has compute capability {}, but this library needs {}",
+                    info.name,
+                    text(info.compute_capability),
+                    text(OLDEST_CAPABILITY)
+                ),
             ));
         }
-        // SAFETY: the handle was a context; the driver says if it is one no more.
-        unsafe { self.driver.context_push(self.handle) }?;
-        Ok(Current { context: self, _thread: PhantomData })
+        let (mut handle, mut of_device): (Handle, i32) = (std::ptr::null_mut(), -1);
+        // SAFETY: each writes one value. Without a current context the second is not called.
+        let borrowed = unsafe {
+            driver.context_current(&mut handle)?;
+            !handle.is_null() && driver.context_device(&mut of_device).is_ok() && of_device == number
+        };
+        if !borrowed {
+            // SAFETY: writes one handle; released when the context is dropped.
+            unsafe { driver.primary_context_retain(&mut handle, number) }?;
+        }
+        let open = || {
+            let _entered = Entered::push(driver, handle)?;
+            let (mut id, mut free, mut total) = (0, 0, 0);
+            // SAFETY: each writes the values that it is given. A context that failed before fails the second.
+            unsafe {
+                driver.context_id(handle, &mut id)?;
+                driver.memory_info(&mut free, &mut total)?;
+            }
+            Ok::<_, Error>((Device::new(driver, number)?, id))
+        };
+        let opened = open();
+        if opened.is_err() && !borrowed {
+            // SAFETY: retained above. What fails here changes nothing for the caller.
+            let _ = unsafe { driver.primary_context_release(number) };
+        }
+        let (device, id) = opened?;
+        let (retained, process, failure) = (!borrowed, std::process::id(), OnceLock::new());
+        Ok(Context { driver, device, ordinal, number, handle, id, retained, process, failure })
     }
 
-    /// The device and its kernels.
-    pub(crate) fn device(&self) -> &Device {
-        &self.device
-    }
-
-    /// The driver.
-    pub(crate) fn driver(&self) -> &'static Driver {
-        self.driver
-    }
-
-    /// The ordinal of the device.
+    /// Which device of its kind.
     pub(crate) fn ordinal(&self) -> i32 {
         self.ordinal
     }
 
-    /// Whether `stream` is one of this context, which is current.
-    pub(crate) fn owns(&self, stream: Handle) -> Result<bool> {
-        let mut context = std::ptr::null_mut();
-        // SAFETY: the host promises a stream of the driver; writes one handle.
-        unsafe { self.driver.stream_context(stream, &mut context) }?;
-        Ok(context == self.handle)
+    pub(crate) fn driver(&self) -> &'static Driver {
+        self.driver
     }
 
-    /// Requires memory that kernels of this device can read: its own, managed or pinned memory, not plain host memory nor
-    /// another device's.
-    pub(crate) fn check_address(&self, address: *const u8) -> std::result::Result<(), String> {
-        const MEMORY_TYPE: i32 = 2;
-        const DEVICE_ORDINAL: i32 = 9;
-        const IS_MANAGED: i32 = 8;
-        const DEVICE: u32 = 2;
-        let (mut kind, mut ordinal, mut managed) = (0u32, 0i32, 0u32);
-        let address = address as u64;
-        // SAFETY: each attribute is one 32-bit number.
-        unsafe {
-            if self.driver.pointer_attribute((&raw mut kind).cast(), MEMORY_TYPE, address).is_err() {
-                return Err(format!("data {address:#x} is host memory that the CUDA device cannot read"));
-            }
-            if kind == DEVICE
-                && self.driver.pointer_attribute((&raw mut ordinal).cast(), DEVICE_ORDINAL, address).is_ok()
-                && ordinal != self.ordinal
-                && (self.driver.pointer_attribute((&raw mut managed).cast(), IS_MANAGED, address).is_err()
-                    || managed == 0)
-            {
-                return Err(format!(
-                    "data {address:#x} is memory of CUDA device {ordinal}, must be of device {}",
-                    self.ordinal
-                ));
-            }
+    pub(crate) fn device(&self) -> &Device {
+        &self.device
+    }
+
+    /// Whether both are the same context of the driver.
+    pub(crate) fn is(&self, other: &Context) -> bool {
+        (self.handle, self.id) == (other.handle, other.id)
+    }
+
+    /// Whether this is its handle.
+    pub(super) fn has_handle(&self, handle: Handle) -> bool {
+        self.handle == handle
+    }
+
+    /// Makes it current on this thread until the guard is dropped. After a failure of asynchronous work, that failure.
+    pub(crate) fn enter(&self) -> Result<Entered> {
+        if self.process != std::process::id() {
+            return Err(after_fork());
         }
-        Ok(())
+        if let Some(failure) = self.failure.get() {
+            return Err(failure.clone());
+        }
+        if !self.is_alive() {
+            return Err(self.gone());
+        }
+        self.check(Entered::push(self.driver, self.handle))
     }
 
-    /// Runs `work` on a stream of our own and waits for it; allowed while another stream is captured.
-    pub(crate) fn settle(
-        &self,
-        work: impl FnOnce(&Driver, Handle) -> std::result::Result<(), CudaError>,
-    ) -> Result<()> {
-        self.relaxed(|driver| {
-            work(driver, self.setup)?;
-            // SAFETY: our own stream.
-            unsafe { driver.stream_synchronize(self.setup) }
+    /// [`Context::enter`] to give something back: None when the context took it along, or belongs to another process.
+    pub(crate) fn enter_to_release(&self) -> Option<Entered> {
+        let reachable = self.process == std::process::id() && self.is_alive();
+        reachable.then(|| Entered::push(self.driver, self.handle).ok()).flatten()
+    }
+
+    fn is_alive(&self) -> bool {
+        let mut id = 0;
+        // SAFETY: writes one number; a handle that is no context any more is refused.
+        unsafe { self.driver.context_id(self.handle, &mut id) }.is_ok() && id == self.id
+    }
+
+    fn gone(&self) -> Error {
+        let error = self.driver.error("cuCtxGetId", code::CONTEXT_IS_DESTROYED as i32);
+        let mut error = Error::from(error);
+        error.message = format!("the CUDA context of the runtime has been destroyed: {}", error.message);
+        error
+    }
+
+    /// Turns a failure into an error; one of asynchronous work is kept for every later call.
+    pub(crate) fn check<T>(&self, outcome: std::result::Result<T, CudaError>) -> Result<T> {
+        outcome.map_err(|failure| {
+            let sticky = is_sticky(&failure);
+            let mut error = Error::from(failure);
+            if sticky {
+                error.message = format!("asynchronous work failed: {}", error.message);
+                let _ = self.failure.set(error.clone());
+            }
+            error
         })
     }
 
-    /// Runs calls that a capture elsewhere might forbid this thread.
-    pub(crate) fn relaxed<T>(&self, calls: impl FnOnce(&Driver) -> std::result::Result<T, CudaError>) -> Result<T> {
-        const RELAXED: i32 = 2;
-        let mut mode = RELAXED;
-        // SAFETY: exchanges this thread's mode, and puts it back.
-        unsafe { self.driver.exchange_capture_mode(&mut mode) }?;
-        let result = calls(self.driver);
-        // SAFETY: as above.
-        unsafe { self.driver.exchange_capture_mode(&mut mode) }?;
-        Ok(result?)
+    /// Requires the memory of an argument to be reached by the device: its own, managed, or pinned.
+    pub(crate) fn expect_reachable(&self, argument: &str, view: &View<'_>) -> Result<()> {
+        if view.numel() == 0 {
+            return Ok(());
+        }
+        match self.place(view.data())? {
+            Place::Device(ordinal) if ordinal != self.ordinal => Err(Error::invalid(
+                argument,
+                format!(
+                    "data {:p} is memory of CUDA device {ordinal}, but must be of device {}",
+                    view.data(),
+                    self.ordinal
+                ),
+            )),
+            Place::Host => Err(Error::invalid(
+                argument,
+                format!(
+                    "data {:p} is host memory that CUDA does not know; it must be memory of CUDA device {}, managed or \
+                     pinned",
+                    view.data(),
+                    self.ordinal
+                ),
+            )),
+            Place::Device(_) | Place::Both => Ok(()),
+        }
     }
 
-    /// Blocks until everything in the context is done; best effort, before memory is given back.
-    pub(crate) fn quiesce(&self) {
-        // SAFETY: waits; the context is current. A failure is that of earlier work, which its stream reports.
-        let _ = unsafe { self.driver.context_synchronize() };
-    }
-
-    /// What an operation runs with.
-    ///
-    /// # Safety
-    /// As [`Gpu::new`]; the context is current.
-    pub(crate) unsafe fn gpu(&self, stream: Handle, workspace: u64, workspace_bytes: usize) -> Gpu<'_> {
-        // SAFETY: the caller's promise.
-        unsafe { Gpu::new(&self.device, stream, workspace, workspace_bytes) }
+    /// Where an address lies.
+    pub(crate) fn place(&self, address: *const u8) -> Result<Place> {
+        if self.process != std::process::id() {
+            return Err(after_fork());
+        }
+        const MEMORY_TYPE: i32 = 2;
+        const IS_MANAGED: i32 = 8;
+        const DEVICE_ORDINAL: i32 = 9;
+        const DEVICE: u32 = 2;
+        let mut attributes = [MEMORY_TYPE, IS_MANAGED, DEVICE_ORDINAL];
+        let (mut kind, mut managed, mut ordinal) = (0u32, 0u32, 0i32);
+        let mut values = [(&raw mut kind).cast(), (&raw mut managed).cast(), (&raw mut ordinal).cast()];
+        let (attributes, values) = (attributes.as_mut_ptr(), values.as_mut_ptr());
+        // SAFETY: three attributes and where they go; a managed flag is one byte or more of the word set to 0 above.
+        self.check(unsafe { self.driver.pointer_attributes(3, attributes, values, address as u64) })?;
+        Ok(match kind {
+            0 => Place::Host,
+            _ if managed != 0 => Place::Both,
+            DEVICE => Place::Device(ordinal),
+            _ => Place::Both,
+        })
     }
 }
 
-/// The context current on this thread if it is of `device`.
-fn current_of(driver: &Driver, device: i32) -> Option<Handle> {
-    let (mut context, mut of) = (std::ptr::null_mut(), -1);
-    // SAFETY: writes one handle and one integer.
-    let found = unsafe {
-        driver.context_current(&mut context).is_ok() && !context.is_null() && driver.context_device(&mut of).is_ok()
-    };
-    (found && of == device).then_some(context)
+/// Where an address lies.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Place {
+    /// Host memory that CUDA does not know.
+    Host,
+    /// Memory of this device.
+    Device(i32),
+    /// Managed or pinned: host and device reach it.
+    Both,
 }
 
 impl Drop for Context {
     fn drop(&mut self) {
-        // A context that the host has destroyed took everything in it along; in a forked child nothing can be done.
-        let Ok(current) = self.enter() else { return };
-        let current = ManuallyDrop::new(current);
-        let mut popped = std::ptr::null_mut();
-        // SAFETY: our own stream, used no more.
-        let _ = unsafe { current.context.driver.stream_destroy(self.setup) };
+        let Some(entered) = self.enter_to_release() else { return };
         self.device.unload();
-        // SAFETY: takes off what `enter` pushed, and releases what `open` retained.
+        drop(entered);
+        if self.retained {
+            // SAFETY: retained by `new`. A failure means that the context is gone, as is wanted.
+            let _ = unsafe { self.driver.primary_context_release(self.number) };
+        }
+    }
+}
+
+/// A context that is current on this thread until this is dropped.
+///
+/// Meanwhile calls of this thread do not count as disturbing captures of the host on other streams: memory is allocated
+/// and events are queried without invalidating them. What a stream under capture itself cannot do stays forbidden.
+pub(crate) struct Entered {
+    driver: &'static Driver,
+    mode: i32,
+    // It belongs to this thread.
+    thread: PhantomData<*mut ()>,
+}
+
+impl Entered {
+    fn push(driver: &'static Driver, handle: Handle) -> std::result::Result<Entered, CudaError> {
+        const RELAXED: i32 = 2;
+        let mut mode = RELAXED;
+        // SAFETY: the driver refuses a handle that is no context. The mode is this thread's, and put back later.
         unsafe {
-            let _ = self.driver.context_pop(&mut popped);
-            if let Some(device) = self.primary {
-                let _ = self.driver.primary_context_release(device);
+            driver.context_push(handle)?;
+            if let Err(error) = driver.exchange_capture_mode(&mut mode) {
+                let _ = driver.context_pop(&mut std::ptr::null_mut());
+                return Err(error);
             }
+        }
+        Ok(Entered { driver, mode, thread: PhantomData })
+    }
+}
+
+impl Drop for Entered {
+    fn drop(&mut self) {
+        // SAFETY: puts back what `push` changed on this thread. A failure leaves nothing more to be done.
+        unsafe {
+            let _ = self.driver.exchange_capture_mode(&mut self.mode);
+            let _ = self.driver.context_pop(&mut std::ptr::null_mut());
         }
     }
 }

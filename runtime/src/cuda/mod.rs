@@ -1,29 +1,18 @@
-//! CUDA devices: what the machine has, and contexts.
+//! CUDA devices: the driver of this process, contexts, and what of them streams, events and memory are made of.
+//!
+//! The host owns its context: the one that is current when a runtime is made is used if it is of the wanted device, else
+//! the primary one is retained. Every call pushes it and pops it again, and never resets it.
 
 mod context;
-mod device;
+mod driver;
+mod event;
+mod failure;
+mod memory;
+mod stream;
 
-pub(crate) use context::{Context, Current};
-pub(crate) use device::{count, describe};
+pub use driver::provide_driver;
 
-use crate::error::{Error, NativeDomain, Status};
-use scalert_kernels::backend::cuda::CudaError;
-use scalert_kernels::backend::cuda::driver::Library;
-
-/// `CUDA_ERROR_OUT_OF_MEMORY`.
-const OUT_OF_MEMORY: i64 = 2;
-/// `CUDA_ERROR_NOT_SUPPORTED`: what a kernel or a library of this machine cannot do.
-const NOT_SUPPORTED: i64 = 801;
-
-impl From<CudaError> for Error {
-    fn from(error: CudaError) -> Error {
-        let (domain, status) = match (error.library, error.code) {
-            (Library::Driver, OUT_OF_MEMORY) => (NativeDomain::Cuda, Status::OutOfMemory),
-            (Library::Driver, NOT_SUPPORTED) => (NativeDomain::Cuda, Status::Unavailable),
-            (Library::Driver, _) => (NativeDomain::Cuda, Status::DeviceError),
-            (Library::CublasLt, _) => (NativeDomain::Cublas, Status::DeviceError),
-            (Library::Cudnn, _) => (NativeDomain::Cudnn, Status::DeviceError),
-        };
-        Error::new(status, error.to_string()).with_native(domain, error.code)
-    }
-}
+pub(crate) use context::{Context, Entered};
+pub(crate) use driver::{count, describe};
+pub(crate) use event::NativeEvent;
+pub(crate) use stream::{Capture, NativeStream};

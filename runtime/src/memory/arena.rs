@@ -19,16 +19,14 @@ impl Arena {
     /// Alignment of what [`Arena::alloc`] gives.
     pub const ALIGNMENT: u64 = Block::ALIGNMENT as u64;
 
-    /// Allocates `bytes` of a tier: DEVICE or HOST, and PINNED on a CUDA device.
+    /// Allocates `bytes` of a tier: DEVICE or HOST, or PINNED on a CUDA device.
     pub fn new(runtime: &Runtime, tier: Tier, bytes: u64) -> Result<Arena> {
-        match (tier, runtime.device()) {
-            (Tier::Device | Tier::Host, _) | (Tier::Pinned, DeviceKind::Cuda) => {}
-            (_, DeviceKind::Cpu) => {
-                return Err(Error::invalid("tier", format!("{tier} must be DEVICE or HOST on the CPU device")));
-            }
-            (_, DeviceKind::Cuda) => {
-                return Err(Error::invalid("tier", format!("{tier} must be DEVICE, PINNED or HOST on a CUDA device")));
-            }
+        let (tiers, must): (&[Tier], _) = match runtime.device() {
+            DeviceKind::Cpu => (&[Tier::Device, Tier::Host], "DEVICE or HOST on the CPU device"),
+            DeviceKind::Cuda => (&[Tier::Device, Tier::Pinned, Tier::Host], "DEVICE, PINNED or HOST"),
+        };
+        if !tiers.contains(&tier) {
+            return Err(Error::invalid("tier", format!("{tier} must be {must}")));
         }
         let block = Block::new(runtime.memory(), tier, Purpose::Arena, bytes, false)?;
         Ok(Arena { mark: Exclusive::new("arena", 0), block, _runtime: runtime.clone() })

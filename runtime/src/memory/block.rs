@@ -9,6 +9,9 @@ use std::ptr::NonNull;
 use std::sync::Arc;
 
 /// Where memory comes from instead of the system. Called from any thread; must not call the library.
+///
+/// On a CUDA device the runtime's context is current: DEVICE is memory of the device, and PINNED is host memory that the
+/// hook has pinned.
 pub trait Allocator: Send + Sync {
     /// `bytes > 0` of a tier, aligned; None when it cannot.
     fn alloc(&self, bytes: usize, alignment: usize, tier: Tier, ordinal: i32) -> Option<NonNull<u8>>;
@@ -28,11 +31,11 @@ pub(crate) struct Memory {
     ledger: Ledger,
     allocator: Option<Arc<dyn Allocator>>,
     ordinal: i32,
-    /// Of a CUDA device.
     cuda: Option<Arc<Context>>,
 }
 
 impl Memory {
+    /// `cuda` is the context of the device, if it is a CUDA device.
     pub(crate) fn new(
         ledger: Ledger,
         allocator: Option<Arc<dyn Allocator>>,
@@ -42,54 +45,51 @@ impl Memory {
         Memory { ledger, allocator, ordinal, cuda }
     }
 
+    /// The context, where memory of the tier is not the host's.
+    fn device(&self, tier: Tier) -> Option<&Arc<Context>> {
+        self.cuda.as_ref().filter(|_| tier == Tier::Device)
+    }
+
+    /// Alignment of the blocks of a tier.
+    fn alignment(&self, tier: Tier) -> usize {
+        if self.device(tier).is_some() { Block::DEVICE_ALIGNMENT } else { Block::ALIGNMENT }
+    }
+
     pub(crate) fn ledger(&self) -> &Ledger {
         &self.ledger
     }
 
-    /// What blocks are aligned to: lines of the cache on the CPU, of memory transactions on a CUDA device.
-    fn alignment(&self) -> usize {
-        if self.cuda.is_some() { Gpu::WORKSPACE_ALIGNMENT } else { Block::ALIGNMENT }
-    }
-
     fn allocate(&self, tier: Tier, bytes: usize, zeroed: bool) -> Result<(NonNull<u8>, Source)> {
-        if let Some(allocator) = &self.allocator {
-            let refused = |why: &str| {
-                let message = format!("the allocator hook {why}: {bytes} bytes of {tier}");
-                Error::new(Status::OutOfMemory, message).with_native(NativeDomain::HostCallback, 0)
-            };
-            let memory =
-                allocator.alloc(bytes, self.alignment(), tier, self.ordinal).ok_or_else(|| refused("returned NULL"))?;
-            if !memory.addr().get().is_multiple_of(self.alignment()) {
-                // SAFETY: just allocated with these arguments.
-                unsafe { allocator.free(memory, bytes, self.alignment(), tier, self.ordinal) };
-                return Err(refused(&format!("returned memory that is not aligned to {} bytes", self.alignment())));
-            }
-            match &self.cuda {
-                Some(cuda) if zeroed && tier == Tier::Device => {
-                    if let Err(error) = zero_on_device(cuda, memory, bytes) {
-                        // SAFETY: just allocated with these arguments.
-                        unsafe { allocator.free(memory, bytes, self.alignment(), tier, self.ordinal) };
-                        return Err(error);
-                    }
-                }
-                // SAFETY: the hook gave `bytes` writable bytes of host memory.
-                _ if zeroed => unsafe { memory.write_bytes(0, bytes) },
-                _ => {}
-            }
-            return Ok((memory, Source::Hook));
+        if self.allocator.is_some() {
+            return self.ask_hook(tier, bytes, zeroed).map(|memory| (memory, Source::Hook));
         }
-        if let Some(cuda) = &self.cuda {
-            match tier {
-                Tier::Device => return on_device(cuda, bytes, zeroed).map(|memory| (memory, Source::Device)),
-                Tier::Pinned => return pinned(cuda, bytes).map(|memory| (memory, Source::Pinned)),
-                Tier::Host | Tier::Disk => {}
+        if let Some(context) = self.device(tier) {
+            let memory = context.allocate(bytes).map_err(|mut error| {
+                error.message = format!("{bytes} bytes of {tier}: {}", error.message);
+                error
+            })?;
+            if zeroed {
+                // SAFETY: just allocated; nothing else uses it.
+                unsafe { context.clear(memory, bytes).inspect_err(|_| context.free(memory)) }?;
             }
+            return Ok((memory, Source::Device));
         }
         let out_of_memory = || {
             let message = format!("the system did not give {bytes} bytes of {tier}");
             Error::new(Status::OutOfMemory, message)
                 .with_native(NativeDomain::Errno, std::io::Error::last_os_error().raw_os_error().unwrap_or(0).into())
         };
+        if let Some(context) = self.cuda.as_ref().filter(|_| tier == Tier::Pinned) {
+            let memory = map(bytes).ok_or_else(out_of_memory)?;
+            // SAFETY: just mapped; stays until it is unpinned.
+            let pinned = unsafe { context.pin(memory, bytes) };
+            return pinned.map(|()| (memory, Source::Pinned)).map_err(|mut error| {
+                // SAFETY: mapped above, and used by nothing.
+                unsafe { libc::munmap(memory.as_ptr().cast(), bytes) };
+                error.message = format!("{bytes} bytes of {tier}: {}", error.message);
+                error
+            });
+        }
         if bytes >= MAPPED_BYTES {
             return map(bytes).map(|memory| (memory, Source::Map)).ok_or_else(out_of_memory);
         }
@@ -100,47 +100,38 @@ impl Memory {
     }
 }
 
-/// Memory of the CUDA device.
-fn on_device(cuda: &Context, bytes: usize, zeroed: bool) -> Result<NonNull<u8>> {
-    let _current = cuda.enter()?;
-    let mut address = 0;
-    // SAFETY: writes one address.
-    cuda.relaxed(|driver| unsafe { driver.memory_alloc(&mut address, bytes) }).map_err(|mut error| {
-        error.message = format!("the device did not give {bytes} bytes: {}", error.message);
-        error
-    })?;
-    let memory = NonNull::new(address as *mut u8).expect("the driver gives no null address");
-    if zeroed && let Err(error) = zero_on_device(cuda, memory, bytes) {
-        // SAFETY: just allocated.
-        let _ = unsafe { cuda.driver().memory_free(address) };
-        return Err(error);
+impl Memory {
+    /// An aligned address of no bytes.
+    fn nowhere(&self, tier: Tier) -> NonNull<u8> {
+        NonNull::without_provenance(self.alignment(tier).try_into().expect("not zero"))
     }
-    Ok(memory)
-}
 
-fn zero_on_device(cuda: &Context, memory: NonNull<u8>, bytes: usize) -> Result<()> {
-    let _current = cuda.enter()?;
-    // SAFETY: `bytes` bytes of device memory that nobody uses yet.
-    cuda.settle(|driver, stream| unsafe { driver.set_bytes_async(memory.as_ptr() as u64, 0, bytes, stream) })
-}
-
-/// Host memory, zeroed and to the exact byte, that the CUDA device reads and writes at the same address.
-fn pinned(cuda: &Context, bytes: usize) -> Result<NonNull<u8>> {
-    const PORTABLE: u32 = 1;
-    const DEVICE_MAP: u32 = 2;
-    let memory = map(bytes).ok_or_else(|| {
-        Error::new(Status::OutOfMemory, format!("the system did not give {bytes} bytes of {}", Tier::Pinned))
-    })?;
-    let register = || {
-        let _current = cuda.enter()?;
-        // SAFETY: a mapping of this size, just made.
-        cuda.relaxed(|driver| unsafe { driver.host_register(memory.as_ptr().cast(), bytes, PORTABLE | DEVICE_MAP) })
-    };
-    register().inspect_err(|_| {
-        // SAFETY: the mapping just made.
-        unsafe { libc::munmap(memory.as_ptr().cast(), bytes) };
-    })?;
-    Ok(memory)
+    fn ask_hook(&self, tier: Tier, bytes: usize, zeroed: bool) -> Result<NonNull<u8>> {
+        let allocator = self.allocator.as_ref().expect("the caller saw it");
+        let alignment = self.alignment(tier);
+        let refused = |why: &str| {
+            let message = format!("the allocator hook {why}: {bytes} bytes of {tier}");
+            Error::new(Status::OutOfMemory, message).with_native(NativeDomain::HostCallback, 0)
+        };
+        let _entered = self.cuda.as_ref().map(|context| context.enter()).transpose()?;
+        let memory = allocator.alloc(bytes, alignment, tier, self.ordinal).ok_or_else(|| refused("returned NULL"))?;
+        let give_back = || {
+            // SAFETY: just allocated with these arguments.
+            unsafe { allocator.free(memory, bytes, alignment, tier, self.ordinal) }
+        };
+        if !memory.addr().get().is_multiple_of(alignment) {
+            give_back();
+            return Err(refused(&format!("returned memory that is not aligned to {alignment} bytes")));
+        }
+        match self.device(tier) {
+            _ if !zeroed => {}
+            // SAFETY: the hook gave `bytes` bytes of the device.
+            Some(context) => unsafe { context.clear(memory, bytes).inspect_err(|_| give_back()) }?,
+            // SAFETY: the hook gave `bytes` writable bytes.
+            None => unsafe { memory.write_bytes(0, bytes) },
+        }
+        Ok(memory)
+    }
 }
 
 /// Maps zeroed memory, which the system gives in huge pages where it can.
@@ -174,9 +165,9 @@ enum Source {
     Hook,
     Heap,
     Map,
-    /// Of the CUDA driver.
+    /// The driver of a CUDA device.
     Device,
-    /// Mapped, and registered with the CUDA driver.
+    /// Mapped, and pinned by the driver.
     Pinned,
 }
 
@@ -195,8 +186,10 @@ unsafe impl Send for Block {}
 unsafe impl Sync for Block {}
 
 impl Block {
-    /// Least alignment of every block in bytes.
+    /// Alignment of every block in bytes.
     pub(crate) const ALIGNMENT: usize = 64;
+    /// Alignment of blocks in the memory of a CUDA device.
+    const DEVICE_ALIGNMENT: usize = Gpu::WORKSPACE_ALIGNMENT;
 
     /// `bytes` of a tier.
     pub(crate) fn new(memory: &Arc<Memory>, tier: Tier, purpose: Purpose, bytes: u64, zeroed: bool) -> Result<Block> {
@@ -210,9 +203,7 @@ impl Block {
         let mut blocks = Vec::with_capacity(charges.len());
         for (i, &charge) in charges.iter().enumerate() {
             let allocated = match usize::try_from(charge.bytes) {
-                Ok(0) => {
-                    Ok((NonNull::without_provenance(Block::ALIGNMENT.try_into().expect("not zero")), Source::Nothing))
-                }
+                Ok(0) => Ok((memory.nowhere(tier), Source::Nothing)),
                 Ok(bytes) => memory.allocate(tier, bytes, zeroed),
                 Err(_) => Err(beyond_address_space(charge.bytes, tier)),
             };
@@ -234,12 +225,19 @@ impl Block {
     ///
     /// The old memory is given back only when the new one is there: whatever else takes memory meanwhile, a failure
     /// leaves it. Until then no byte of the new one is touched where the system maps it.
+    ///
+    /// Memory of a CUDA device is all there from the start, so the old one is given back first: both at once would
+    /// exceed the budget. When the new one cannot be had, the old one is taken again, or the block ends up empty.
     pub(crate) fn replace(&mut self, bytes: u64) -> Result<()> {
         let (tier, purpose) = (self.tier, self.charge.purpose);
         let more = Charge { purpose, bytes: bytes.saturating_sub(self.charge.bytes) };
         self.memory.ledger.charge_more(tier, self.charge.bytes, more)?;
         // The new block's charge is the old one's and what it takes more.
         let charge = Charge { purpose, bytes: self.charge.bytes + more.bytes };
+        let gives_back_first = self.memory.device(tier).is_some();
+        if gives_back_first {
+            self.release();
+        }
         let allocated = usize::try_from(charge.bytes)
             .map_err(|_| beyond_address_space(charge.bytes, tier))
             .and_then(|bytes| self.memory.allocate(tier, bytes, true));
@@ -251,9 +249,25 @@ impl Block {
             }
             Err(error) => {
                 self.memory.ledger.credit(tier, more);
+                if gives_back_first {
+                    self.restore();
+                }
                 Err(error)
             }
         }
+    }
+
+    /// Takes memory again after [`Block::release`]; without it, the block is empty and its charge given back.
+    fn restore(&mut self) {
+        let again = match self.bytes() {
+            0 => None,
+            bytes => self.memory.allocate(self.tier, bytes, false).ok(),
+        };
+        (self.data, self.source) = again.unwrap_or_else(|| {
+            self.memory.ledger.credit(self.tier, self.charge);
+            self.charge.bytes = 0;
+            (self.memory.nowhere(self.tier), Source::Nothing)
+        });
     }
 
     /// Its first byte; aligned and not null even when there are none.
@@ -283,11 +297,11 @@ impl Block {
     fn release(&mut self) {
         let bytes = self.bytes();
         let source = std::mem::replace(&mut self.source, Source::Nothing);
-        // Work that uses the memory may still run. In a context that the host has destroyed none does.
-        let current = self.memory.cuda.as_ref().filter(|_| self.tier != Tier::Host && source != Source::Nothing);
-        let current = current.and_then(|cuda| Some((cuda, cuda.enter().ok()?)));
-        if let Some((cuda, _)) = &current {
-            cuda.quiesce();
+        // The driver gives its own memory back when work is done with it. What others free must wait for that.
+        if let (Source::Hook | Source::Pinned, Some(context)) = (source, &self.memory.cuda)
+            && self.tier != Tier::Host
+        {
+            context.settle();
         }
         // SAFETY: the memory came from this source with these arguments, and the block's owner is done with it.
         unsafe {
@@ -295,7 +309,9 @@ impl Block {
                 Source::Nothing => {}
                 Source::Hook => {
                     let hook = self.memory.allocator.as_ref().expect("the block came from it");
-                    hook.free(self.data, bytes, self.memory.alignment(), self.tier, self.memory.ordinal);
+                    // A context that is lost is not current: the hook frees as far as it can.
+                    let _entered = self.memory.cuda.as_ref().and_then(|context| context.enter_to_release());
+                    hook.free(self.data, bytes, self.memory.alignment(self.tier), self.tier, self.memory.ordinal);
                 }
                 Source::Heap => {
                     std::alloc::dealloc(self.data.as_ptr(), Layout::from_size_align_unchecked(bytes, Block::ALIGNMENT));
@@ -303,15 +319,9 @@ impl Block {
                 Source::Map => {
                     libc::munmap(self.data.as_ptr().cast(), bytes);
                 }
-                Source::Device => {
-                    if let Some((cuda, _)) = &current {
-                        let _ = cuda.driver().memory_free(self.data.as_ptr() as u64);
-                    }
-                }
+                Source::Device => self.memory.cuda.as_ref().expect("the block came from it").free(self.data),
                 Source::Pinned => {
-                    if let Some((cuda, _)) = &current {
-                        let _ = cuda.driver().host_unregister(self.data.as_ptr().cast());
-                    }
+                    self.memory.cuda.as_ref().expect("the block was pinned by it").unpin(self.data);
                     libc::munmap(self.data.as_ptr().cast(), bytes);
                 }
             }

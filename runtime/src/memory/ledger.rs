@@ -46,10 +46,10 @@ pub struct MemoryReport {
 }
 
 impl MemoryReport {
-    /// What these charges on `tier` come to, without a limit; at most `u64::MAX`.
-    pub(crate) fn of(tier: Tier, charges: &[Charge]) -> MemoryReport {
+    /// What these charges on tiers come to, without a limit; at most `u64::MAX`.
+    pub(crate) fn of(charges: &[(Tier, Vec<Charge>)]) -> MemoryReport {
         let mut purposes = [[0u64; Purpose::ALL.len()]; 4];
-        for charge in charges {
+        for (tier, charge) in charges.iter().flat_map(|(tier, list)| list.iter().map(move |charge| (*tier, charge))) {
             let bytes = &mut purposes[tier as usize][charge.purpose as usize];
             *bytes = bytes.saturating_add(charge.bytes);
         }

@@ -1,16 +1,16 @@
 //! The dynamic loss scale (Micikevicius et al. 2018, "Mixed Precision Training").
 //!
-//! The scale s lives on the device. After each step:
-//! - finite: finite_steps += 1; when that reaches growth_interval, s = min(s growth_factor, maximum) and it starts over;
-//! - overflow: finite_steps = 0; from the hysteresis-th overflow in a row on, s = max(s backoff_factor, minimum). An
-//!   overflow with s = minimum is a collapse: no scale is small enough.
+//! The scale lives on the device with all that it depends on; [`LossScale`] has the rules.
 
 use crate::error::{Error, Result};
+use crate::event::Event;
 use crate::exclusive::Exclusive;
 use crate::memory::{Block, Purpose, Tier};
+use crate::readback::Readback;
 use crate::runtime::Runtime;
-use crate::stream::Stream;
+use crate::stream::{Queue, Stream};
 use scalert_kernels::dtype::DType;
+use scalert_kernels::ops::loss_scale::{LossScale, LossScaleState};
 use scalert_kernels::view::View;
 use std::sync::MutexGuard;
 
@@ -49,17 +49,9 @@ pub struct ScalerReport {
 /// The dynamic loss scale of f16 training, on the device.
 pub struct Scaler {
     desc: ScalerDesc,
-    counters: Exclusive<Counters>,
-    scale: Block,
+    report: Exclusive<Readback>,
+    state: Block,
     runtime: Runtime,
-}
-
-#[derive(Clone, Copy, Debug, Default)]
-struct Counters {
-    overflows: u64,
-    finite_steps: u32,
-    overflows_in_a_row: u32,
-    collapsed: bool,
 }
 
 fn or(value: f32, default: f32) -> f32 {
@@ -102,42 +94,58 @@ impl Scaler {
             initial_scale,
             &format!("{minimum} to {maximum}"),
         )?;
-        let scale = Block::new(runtime.memory(), Tier::Device, Purpose::Other, size_of::<f32>() as u64, true)?;
-        let scaler =
-            Scaler { desc, counters: Exclusive::new("scaler", Counters::default()), scale, runtime: runtime.clone() };
-        // SAFETY: the block is one f32, and no one else knows it yet.
-        unsafe { scaler.scale.data().cast::<f32>().write(initial_scale) };
-        Ok(scaler)
+        let bytes = size_of::<LossScaleState>() as u64;
+        let block = |tier| Block::new(runtime.memory(), tier, Purpose::Other, bytes, true);
+        let (state, report) = (block(Tier::Device)?, block(Readback::tier(runtime))?);
+        let report = Readback::new(report, Event::new(runtime)?);
+        let initial = LossScaleState { scale: initial_scale, ..Default::default() };
+        // SAFETY: both blocks are of a state's size, and no one else knows them yet. The stream is waited for.
+        unsafe {
+            report.block().data().cast::<LossScaleState>().write(initial);
+            let stream = Stream::new(runtime)?;
+            let mut queue = stream.begin()?;
+            queue.copy(state.data().as_ptr(), report.block().data().as_ptr(), state.bytes())?;
+            queue.wait()?;
+        }
+        Ok(Scaler { desc, report: Exclusive::new("scaler", report), state, runtime: runtime.clone() })
     }
 
     /// The current scale, f32 \[1\], on the device.
     pub fn scale(&self) -> View<'_> {
-        // SAFETY: the block is one f32 that lives as long as the scaler. It is written by updates alone, which the
-        // host orders against the operations that read it, as everything on a stream.
-        unsafe { View::new("scale", self.scale.data().as_ptr(), DType::F32, &[1], &[1]) }.expect("a valid view")
+        const _: () = assert!(std::mem::offset_of!(LossScaleState, scale) == 0);
+        // SAFETY: the block begins with the scale and lives as long as the scaler. It is written by updates alone, which
+        // the host orders against the operations that read it, as everything on a stream.
+        unsafe { View::new("scale", self.state.data().as_ptr(), DType::F32, &[1], &[1]) }.expect("a valid view")
     }
 
-    /// Updates the scale after a step: overflow when `nonfinite`, i64 with one element, is not 0.
+    /// Updates the scale after a step, in stream order: overflow when `nonfinite`, i64 with one element, is not 0.
     pub fn update(&self, stream: &Stream, nonfinite: View<'_>) -> Result<()> {
         nonfinite.expect_dtype("nonfinite", &[DType::I64])?;
         if nonfinite.numel() != 1 {
             return Err(Error::invalid("nonfinite", format!("{:?} must have one element", nonfinite.shape())));
         }
-        let mut lease = self.begin()?;
-        stream.wait()?;
-        // SAFETY: the view is one i64, and the work that wrote it is done.
-        lease.update(unsafe { nonfinite.ptr::<i64>().read() } != 0);
-        Ok(())
+        if !stream.runtime().is(&self.runtime) {
+            return Err(Error::invalid("stream", "must belong to the runtime of the scaler"));
+        }
+        let lease = self.begin()?;
+        let mut queue = stream.begin()?;
+        let update = lease.update(nonfinite);
+        queue.prepare(&update)?;
+        queue.run(&update)?;
+        lease.enqueue_report(&mut queue)
     }
 
-    /// Waits for the last update and reads it.
+    /// Waits for the last update and reads it. Of updates in a graph, the last that the host has waited for.
     pub fn read_wait(&self) -> Result<ScalerReport> {
-        Ok(self.begin()?.report())
+        // SAFETY: `new` wrote a state, and copies of the state follow it.
+        let state: LossScaleState = unsafe { self.begin()?.report.wait() }?;
+        let LossScaleState { scale, overflows, finite_steps, collapsed, .. } = state;
+        Ok(ScalerReport { scale, overflows, finite_steps, collapsed: collapsed != 0 })
     }
 
     /// Takes the scaler for one call.
     pub(crate) fn begin(&self) -> Result<Lease<'_>> {
-        Ok(Lease { counters: self.counters.take()?, scaler: self })
+        Ok(Lease { report: self.report.take()?, scaler: self })
     }
 
     /// The runtime that it belongs to.
@@ -148,44 +156,43 @@ impl Scaler {
 
 /// A scaler taken by one call.
 pub(crate) struct Lease<'a> {
-    counters: MutexGuard<'a, Counters>,
+    report: MutexGuard<'a, Readback>,
     scaler: &'a Scaler,
 }
 
-impl Lease<'_> {
-    /// The current scale.
-    pub(crate) fn scale(&self) -> f32 {
-        // SAFETY: the block is one f32, which is written under the lease alone.
-        unsafe { self.scaler.scale.data().cast::<f32>().read() }
+impl<'a> Lease<'a> {
+    /// The smallest and the largest scale.
+    pub(crate) fn range(&self) -> [f32; 2] {
+        [self.scaler.desc.minimum, self.scaler.desc.maximum]
     }
 
-    pub(crate) fn report(&self) -> ScalerReport {
-        let Counters { overflows, finite_steps, collapsed, .. } = *self.counters;
-        ScalerReport { scale: self.scale(), overflows, finite_steps, collapsed }
+    /// The state, a [`LossScaleState`].
+    pub(crate) fn state(&self) -> View<'a> {
+        let data = self.scaler.state.data().as_ptr();
+        // SAFETY: the block is of a state's size, and lives as long as the scaler. Streams order those who use it.
+        unsafe { View::new("state", data, DType::I64, &[LossScaleState::WORDS], &[1]) }.expect("a valid view")
     }
 
-    /// Goes on by one step.
-    pub(crate) fn update(&mut self, overflow: bool) {
+    /// What goes on by one step.
+    pub(crate) fn update<'b>(&self, nonfinite: View<'b>) -> LossScale<'b>
+    where
+        'a: 'b,
+    {
         let desc = &self.scaler.desc;
-        let mut scale = self.scale();
-        let c = &mut *self.counters;
-        c.collapsed = overflow && scale <= desc.minimum;
-        if overflow {
-            c.overflows += 1;
-            c.finite_steps = 0;
-            c.overflows_in_a_row = c.overflows_in_a_row.saturating_add(1);
-            if c.overflows_in_a_row >= desc.hysteresis {
-                scale = (scale * desc.backoff_factor).max(desc.minimum);
-            }
-        } else {
-            c.overflows_in_a_row = 0;
-            c.finite_steps += 1;
-            if c.finite_steps >= desc.growth_interval {
-                c.finite_steps = 0;
-                scale = (scale * desc.growth_factor).min(desc.maximum);
-            }
+        LossScale {
+            growth_factor: desc.growth_factor,
+            backoff_factor: desc.backoff_factor,
+            minimum: desc.minimum,
+            maximum: desc.maximum,
+            growth_interval: desc.growth_interval,
+            hysteresis: desc.hysteresis,
+            nonfinite,
+            state: self.state(),
         }
-        // SAFETY: as in `scale`.
-        unsafe { self.scaler.scale.data().cast::<f32>().write(scale) };
+    }
+
+    /// Copies what updates have come to, for [`Scaler::read_wait`].
+    pub(crate) fn enqueue_report(&self, queue: &mut Queue<'_>) -> Result<()> {
+        self.report.enqueue(queue, &self.state())
     }
 }

@@ -53,7 +53,7 @@ impl GroupDesc {
         // SAFETY: a tensor without elements reaches no memory.
         let empty = unsafe { View::new("empty", std::ptr::null_mut(), DType::F32, &[0], &[1]) }?;
         let buffers = Buffers { gradient: empty, master: empty, moments: [Some(empty); 2], weight: None };
-        self.update(&buffers, &Rates { learning_rate: 0.0, gradient_scale: 1.0, step: 1 }).check()?;
+        self.update(&buffers, &Rates { learning_rate: 0.0, control: None }).check()?;
         Ok(())
     }
 
@@ -67,11 +67,11 @@ impl GroupDesc {
     }
 
     /// The optimizer's operation on these buffers.
-    fn update<'a>(&self, buffers: &Buffers<'a>, rates: &Rates) -> Update<'a> {
+    fn update<'a>(&self, buffers: &Buffers<'a>, rates: &Rates<'a>) -> Update<'a> {
         let scale = if self.learning_rate_scale == 0.0 { 1.0 } else { self.learning_rate_scale };
         let learning_rate = rates.learning_rate * scale;
-        // Set afterwards: in options 0 stands for 1, but a clip factor may come to 0.
-        let (gradient_scale, step) = (0.0, rates.step);
+        // The defaults: the control block has the step's.
+        let (gradient_scale, step, control) = (0.0, 0, rates.control);
         let GroupDesc { beta1, beta2, epsilon, weight_decay, momentum, nesterov, .. } = *self;
         let Buffers { gradient, master, moments, weight } = *buffers;
         let moment = |i: usize| moments[i].expect("the group has the moments of its optimizer");
@@ -79,17 +79,17 @@ impl GroupDesc {
             Optimizer::AdamW => {
                 let options = AdamWOptions { learning_rate, beta1, beta2, epsilon, weight_decay, gradient_scale, step };
                 let op = options.op(gradient, master, moment(0), moment(1), weight);
-                Update::AdamW(AdamW { gradient_scale: rates.gradient_scale, ..op })
+                Update::AdamW(AdamW { control, ..op })
             }
             Optimizer::Sgd => {
                 let options = SgdOptions { learning_rate, momentum, weight_decay, gradient_scale, step, nesterov };
                 let op = options.op(gradient, master, moments[0].filter(|_| momentum != 0.0), weight);
-                Update::Sgd(Sgd { gradient_scale: rates.gradient_scale, ..op })
+                Update::Sgd(Sgd { control, ..op })
             }
             Optimizer::Lion => {
                 let options = LionOptions { learning_rate, beta1, beta2, weight_decay, gradient_scale };
                 let op = options.op(gradient, master, moment(0), weight);
-                Update::Lion(Lion { gradient_scale: rates.gradient_scale, ..op })
+                Update::Lion(Lion { control, ..op })
             }
         }
     }
@@ -97,11 +97,10 @@ impl GroupDesc {
 
 /// What changes from step to step.
 #[derive(Clone, Copy, Debug)]
-pub(super) struct Rates {
+pub(super) struct Rates<'a> {
     pub(super) learning_rate: f32,
-    /// Multiplies gradients.
-    pub(super) gradient_scale: f32,
-    pub(super) step: u64,
+    /// What the device decides.
+    pub(super) control: Option<View<'a>>,
 }
 
 /// The flat buffers of a group.
@@ -206,7 +205,7 @@ impl Group {
     }
 
     /// The optimizer's operation on the whole group.
-    pub(super) fn update(&self, rates: &Rates) -> Update<'_> {
+    pub(super) fn update<'a>(&'a self, rates: &Rates<'a>) -> Update<'a> {
         let storage = self.storage();
         let buffers = Buffers {
             gradient: self.gradients(),

@@ -9,6 +9,7 @@
 //!
 //! A call out of this order is `FAILED_PRECONDITION` and changes nothing.
 
+mod decision;
 mod group;
 mod layout;
 mod machine;
@@ -20,18 +21,21 @@ pub use parameter::{ParameterInfo, Part};
 pub use step::{StepDesc, StepResult};
 
 use crate::error::{Error, Result};
+use crate::event::Event;
 use crate::exclusive::Exclusive;
 use crate::log::LogLevel;
-use crate::memory::{Block, Charge, MemoryReport, Purpose, Tier};
+use crate::memory::{Block, Charge, MemoryReport, Tier};
+use crate::readback::Readback;
 use crate::runtime::Runtime;
 use crate::stream::{Queue, Stream};
+use decision::Decision;
 use group::Group;
 use machine::{Machine, Refusal};
 use parameter::Parameter;
 use scalert_kernels::dtype::DType;
-use scalert_kernels::exact_sum::WORDS;
 use scalert_kernels::ops::cast::{Cast, Rounding};
 use scalert_kernels::ops::fill::Fill;
+use scalert_kernels::ops::step_control::Restart;
 use scalert_kernels::ops::write_back::WriteBack;
 use scalert_kernels::view::{MAX_DIMS, View};
 use std::collections::HashSet;
@@ -57,23 +61,20 @@ struct Inner {
     groups: Vec<Group>,
     parameters: Vec<Parameter>,
     names: HashSet<Arc<CStr>>,
-    /// The accumulator of the squared norm, then the count of what is not finite; from seal on.
-    scratch: Option<Block>,
-    /// Steps taken.
-    steps: u64,
-    /// The first overflow of this step, by micro-batch, then parameter.
-    overflow: Option<(u32, u32)>,
-    last: Option<Outcome>,
+    /// Where steps are decided; from seal on.
+    decision: Option<Decision>,
+    /// The number of steps taken, as the host last set it.
+    restart: Restart,
+    /// Whether the decision's memory has nothing yet that an earlier step left there.
+    cleared: bool,
+    outcome: Outcome,
 }
 
-/// Words of [`Inner::scratch`]: an accumulator and a count.
-const SCRATCH_WORDS: usize = WORDS + 1;
-
 impl Inner {
-    /// All that seal takes, in order: the groups' blocks, then the scratch.
-    fn charges(&self) -> Vec<Charge> {
-        let scratch = Charge { purpose: Purpose::Other, bytes: (SCRATCH_WORDS * size_of::<i64>()) as u64 };
-        self.groups.iter().flat_map(Group::charges).chain([scratch]).collect()
+    /// All that seal takes, in order: of the device the groups' blocks and the decision's, then of host memory.
+    fn charges(&self, host: Tier) -> [(Tier, Vec<Charge>); 2] {
+        let device = self.groups.iter().flat_map(Group::charges).chain([Decision::device_charge()]);
+        [(Tier::Device, device.collect()), (host, Decision::host_charges(self.parameters.len()))]
     }
 
     /// Puts a refusal into words.
@@ -96,14 +97,8 @@ impl Inner {
         &self.groups[self.parameters[parameter].info.group as usize]
     }
 
-    fn scratch(&self, word: usize, words: usize) -> View<'_> {
-        let block = self.scratch.as_ref().expect("the machine lets no one here before seal");
-        assert!(word + words <= SCRATCH_WORDS);
-        // SAFETY: the words lie inside the block, which one call at a time uses.
-        unsafe {
-            let data = block.data().cast::<i64>().add(word);
-            View::new("scratch", data.as_ptr().cast(), DType::I64, &[words], &[1]).expect("a valid view")
-        }
+    fn decision(&self) -> &Decision {
+        self.decision.as_ref().expect("the machine lets no one here before seal")
     }
 }
 
@@ -120,10 +115,10 @@ impl State {
             groups: Vec::new(),
             parameters: Vec::new(),
             names: HashSet::new(),
-            scratch: None,
-            steps: 0,
-            overflow: None,
-            last: None,
+            decision: None,
+            restart: Restart::default(),
+            cleared: false,
+            outcome: Outcome::None,
         };
         Ok(State { inner: Exclusive::new("state", inner), runtime: runtime.clone() })
     }
@@ -189,17 +184,21 @@ impl State {
 
     /// Exact bytes per tier that the state takes: what seal will take before it, what is held after it.
     pub fn memory(&self) -> Result<MemoryReport> {
-        Ok(MemoryReport::of(Tier::Device, &self.take()?.charges()))
+        Ok(MemoryReport::of(&self.take()?.charges(Readback::tier(&self.runtime))))
     }
 
     /// Fixes the layout and allocates; all weights and moments are zero. A failure leaves the state as it was.
     pub fn seal(&self) -> Result<()> {
         let mut inner = self.take()?;
         inner.machine.can_build().map_err(|r| inner.refuse(r))?;
-        let charges = inner.charges();
+        let [(_, charges), (host, host_charges)] = inner.charges(Readback::tier(&self.runtime));
+        let copied = Event::new(&self.runtime)?;
         let mut blocks = Block::new_all(self.runtime.memory(), Tier::Device, &charges, true)?.into_iter();
+        let host_blocks = Block::new_all(self.runtime.memory(), host, &host_charges, true)?;
+        let host_blocks: [Block; 2] = host_blocks.try_into().ok().expect("one block for each charge");
         inner.groups.iter_mut().for_each(|group| group.seal(&mut blocks));
-        inner.scratch = blocks.next();
+        let words = blocks.next().expect("one block for each charge");
+        inner.decision = Some(Decision::new(words, host_blocks, copied, inner.groups.len(), &inner.parameters));
         let parameters = inner.parameters.len();
         inner.machine.seal(parameters);
         self.runtime.log().write(LogLevel::Info, || {
@@ -267,11 +266,12 @@ impl State {
         Ok(())
     }
 
-    /// Sets the number of steps taken, which bias corrections and momentum depend on. Outside of a step.
+    /// Sets the number of steps taken, which bias corrections and momentum depend on. Outside of a step. The next call of
+    /// [`State::step`] takes it to the device; graphs that were captured before it do not know of it.
     pub fn set_step(&self, step: u64) -> Result<()> {
         let mut inner = self.take()?;
         inner.machine.can_change().map_err(|r| inner.refuse(r))?;
-        inner.steps = step;
+        inner.restart = Restart { number: inner.restart.number + 1, step };
         Ok(())
     }
 

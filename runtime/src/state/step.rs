@@ -9,19 +9,24 @@
 //! ```
 //!
 //! When a gradient is not finite, or is not once it is unscaled and clipped, the update is skipped.
+//!
+//! The device decides, in memory of its own (`decision.rs`): the host enqueues the same operations whatever becomes of
+//! the step, and reads figures when it asks for them. So a step may be captured into a graph, and replayed.
 
 use super::group::{Group, Rates};
 use super::{Inner, State};
+use crate::device::DeviceKind;
 use crate::error::{Error, Result, Status};
 use crate::event::Event;
 use crate::log::LogLevel;
 use crate::precision::Scaler;
 use crate::stream::{Queue, Stream};
 use scalert_kernels::dtype::DType;
-use scalert_kernels::exact_sum::{Accumulator, WORDS};
 use scalert_kernels::ops::accumulate::Accumulate;
 use scalert_kernels::ops::exact_sum::ExactSum;
 use scalert_kernels::ops::fill::Fill;
+use scalert_kernels::ops::first_overflow::FirstOverflow;
+use scalert_kernels::ops::step_control::{Control, StepControl, overflow_mark, overflow_of};
 use scalert_kernels::view::View;
 
 /// How a step is taken. 0 is always the default.
@@ -60,24 +65,29 @@ pub struct StepResult {
     pub overflow_micro: Option<u32>,
 }
 
-/// What a step came to.
-pub(super) struct Outcome {
-    result: StepResult,
-    /// Whether it overflowed at the scaler's minimum.
-    collapsed: bool,
+/// What is known of the last step.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Outcome {
+    /// No step has been taken.
+    None,
+    /// The device has been told to take it.
+    Enqueued,
+    /// The host has seen its figures, and logged them.
+    Seen,
 }
 
 /// A step's numbers, checked.
 struct Figures {
     learning_rate: f32,
-    max_norm: f64,
+    max_norm: f32,
+    gradient_scale: f32,
+    /// 1 with a scaler.
     loss_scale: f32,
-    /// gradient_scale / loss_scale.
-    unscale: f64,
 }
 
 impl Figures {
-    fn new(desc: &StepDesc<'_>, scale: Option<f32>) -> Result<Figures> {
+    /// `scales` are the smallest and the largest that a scaler may have.
+    fn new(desc: &StepDesc<'_>, scales: Option<[f32; 2]>) -> Result<Figures> {
         let require = |holds: bool, argument: &str, value: f32, must: &str| {
             if holds { Ok(()) } else { Err(Error::invalid(argument, format!("{value} must be {must}"))) }
         };
@@ -87,60 +97,58 @@ impl Figures {
         at_least_zero("max_norm", desc.max_norm)?;
         at_least_zero("gradient_scale", desc.gradient_scale)?;
         at_least_zero("loss_scale", desc.loss_scale)?;
-        require(scale.is_none() || desc.loss_scale == 0.0, "loss_scale", desc.loss_scale, "0 with a scaler")?;
+        require(scales.is_none() || desc.loss_scale == 0.0, "loss_scale", desc.loss_scale, "0 with a scaler")?;
         let or_one = |value: f32| if value == 0.0 { 1.0 } else { value };
-        let gradient_scale = or_one(desc.gradient_scale);
-        let loss_scale = scale.unwrap_or(or_one(desc.loss_scale));
-        let unscale = f64::from(gradient_scale) / f64::from(loss_scale);
-        let fits = (unscale as f32).is_finite() && unscale as f32 > 0.0;
-        require(fits, "gradient_scale", gradient_scale, &format!("such that dividing it by {loss_scale} fits f32"))?;
-        Ok(Figures { learning_rate: desc.learning_rate, max_norm: f64::from(desc.max_norm), loss_scale, unscale })
-    }
-
-    fn clip_factor(&self, norm: f64) -> f64 {
-        if self.max_norm == 0.0 { 1.0 } else { (self.max_norm / (norm + 1e-6)).min(1.0) }
+        let (gradient_scale, loss_scale) = (or_one(desc.gradient_scale), or_one(desc.loss_scale));
+        for scale in scales.unwrap_or([loss_scale; 2]) {
+            let unscale = (f64::from(gradient_scale) / f64::from(scale)) as f32;
+            let must = format!("such that dividing it by {scale} fits f32");
+            require(unscale.is_finite() && unscale > 0.0, "gradient_scale", gradient_scale, &must)?;
+        }
+        Ok(Figures { learning_rate: desc.learning_rate, max_norm: desc.max_norm, gradient_scale, loss_scale })
     }
 }
 
 impl Inner {
-    /// Adds the squares of `x` to the scratch's accumulator.
-    fn square_sum<'a>(&'a self, x: View<'a>) -> ExactSum<'a> {
-        ExactSum { x, square: true, accumulator: self.scratch(0, WORDS) }
+    /// Adds the squares of a group's gradients to the accumulator.
+    fn square_sum<'a>(&self, group: &'a Group) -> ExactSum<'a> {
+        ExactSum { x: group.gradients(), square: true, accumulator: self.decision().square_sum() }
     }
 
-    /// The scratch's accumulator.
-    fn accumulator(&self) -> *mut Accumulator {
-        self.scratch(0, WORDS).data().cast()
-    }
-
-    /// The exact sum of squares over `views`, rounded once, and the number of elements that are not finite.
-    fn sum_squares<'a>(
-        &'a self,
-        queue: &mut Queue<'_>,
-        mut views: impl Iterator<Item = View<'a>>,
-    ) -> Result<(f64, u64)> {
-        // SAFETY: the scratch begins with an accumulator, which this call alone uses.
-        unsafe { self.accumulator().write(Accumulator::ZERO) };
-        views.try_for_each(|x| queue.run(&self.square_sum(x)))?;
-        // SAFETY: as above, and the work that wrote it is done.
-        let total = unsafe { self.accumulator().read() };
-        Ok((total.sum(), total.nonfinite()))
-    }
-
-    /// The first parameter whose accumulated gradient is not finite; if all are, the one of the largest norm.
-    fn first_overflow(&self, queue: &mut Queue<'_>) -> Result<u32> {
-        let mut largest = (0, 0.0);
-        for (i, parameter) in self.parameters.iter().enumerate() {
-            let gradient = self.group_of(i).part(parameter, super::Part::Gradient).expect("every group has gradients");
-            let (sum, nonfinite) = self.sum_squares(queue, std::iter::once(gradient))?;
-            if nonfinite > 0 {
-                return Ok(i as u32);
-            }
-            if sum > largest.1 {
-                largest = (i as u32, sum);
-            }
+    /// Looks for the parameter to blame in a group, when the device asks for it.
+    fn search(&self, group: usize) -> FirstOverflow<'_> {
+        let decision = self.decision();
+        FirstOverflow {
+            gradient: self.groups[group].gradients(),
+            ranges: decision.ranges(group),
+            micro: self.machine.micros().saturating_sub(1),
+            control: decision.control(),
         }
-        Ok(largest.0)
+    }
+
+    /// Clears what an earlier step left in the decision's memory, before the first use in this step.
+    fn clear(&mut self, queue: &mut Queue<'_>) -> Result<()> {
+        if !self.cleared {
+            self.decision().clear(queue)?;
+            self.cleared = true;
+        }
+        Ok(())
+    }
+}
+
+/// The figures that a control block has.
+fn result_of(control: &Control) -> StepResult {
+    let skipped = control.skipped != 0;
+    let overflow = overflow_of(control.overflow).filter(|_| skipped);
+    StepResult {
+        step: control.step,
+        gradient_norm: control.gradient_norm,
+        clip_factor: control.clip_factor,
+        loss_scale: control.loss_scale,
+        skipped,
+        overflow_parameter: overflow.map(|(_, parameter)| parameter),
+        overflow_rank: overflow.map(|_| 0),
+        overflow_micro: overflow.map(|(micro, _)| micro),
     }
 }
 
@@ -150,7 +158,7 @@ impl State {
         let mut inner = self.take()?;
         inner.machine.can_change().map_err(|r| inner.refuse(r))?;
         inner.machine.begin_step();
-        inner.overflow = None;
+        inner.cleared = false;
         Ok(())
     }
 
@@ -178,24 +186,19 @@ impl State {
         gradient.expect_shape("gradient", &inner.parameters[i].info.shape, "the parameter's shape")?;
         gradient.expect_rows("gradient")?;
         let mut queue = self.begin(stream)?;
-        let nonfinite = inner.scratch(WORDS, 1);
-        let count = nonfinite.ptr::<i64>();
+        let decision = inner.decision();
         let op = Accumulate {
             x: gradient,
             overwrite: inner.machine.micros() == 0,
             y: inner.group_of(i).part(&inner.parameters[i], super::Part::Gradient).expect("every group has gradients"),
-            nonfinite,
+            nonfinite: decision.nonfinite(),
             square_sum: None,
+            overflow: Some(decision.overflow()),
+            overflow_mark: overflow_mark(inner.machine.micros(), parameter),
         };
         queue.prepare(&op)?;
-        // SAFETY: the count is one i64 of the scratch, which this call alone uses.
-        unsafe { count.write(0) };
+        inner.clear(&mut queue)?;
         queue.run(&op)?;
-        // SAFETY: as above, and the work that wrote it is done.
-        if unsafe { count.read() } != 0 {
-            let here = (inner.machine.micros(), parameter);
-            inner.overflow = Some(inner.overflow.map_or(here, |first| first.min(here)));
-        }
         if let Some(event) = consumed {
             event.record_in(&queue)?;
         }
@@ -222,88 +225,94 @@ impl State {
 
     /// Unscales, clips by the exact global norm over all parameters, and updates master weights, moments and weights.
     /// When a gradient is not finite the update is skipped: nothing changes but the scaler. No parameter may be
-    /// acquired. Without any micro-batch the gradients are zero.
+    /// acquired. Without any micro-batch the gradients are zero. The device decides: nothing is waited for.
     pub fn step(&self, stream: &Stream, desc: &StepDesc<'_>) -> Result<()> {
         let mut inner = self.take()?;
         inner.machine.can_step().map_err(|r| inner.refuse(r))?;
         let mut queue = self.begin(stream)?;
-        let mut scaler = match desc.scaler {
+        let scaler = match desc.scaler {
             Some(scaler) if !scaler.runtime().is(&self.runtime) => {
                 return Err(Error::invalid("scaler", "must belong to the runtime of the state"));
             }
             Some(scaler) => Some(scaler.begin()?),
             None => None,
         };
-        let figures = Figures::new(desc, scaler.as_ref().map(|s| s.scale()))?;
-
-        // All that can fail comes before all that changes something.
-        let taken = inner.steps.saturating_add(1);
-        let rates = |clip_factor: f64| Rates {
-            learning_rate: figures.learning_rate,
-            gradient_scale: (figures.unscale * clip_factor) as f32,
-            step: taken,
+        let figures = Figures::new(desc, scaler.as_ref().map(|s| s.range()))?;
+        let decision = inner.decision();
+        let decide = StepControl {
+            square_sum: decision.square_sum(),
+            overflow: decision.overflow(),
+            loss_scale_state: scaler.as_ref().map(|s| s.state()),
+            minimum_loss_scale: scaler.as_ref().map_or(0.0, |s| s.range()[0]),
+            loss_scale: figures.loss_scale,
+            gradient_scale: figures.gradient_scale,
+            max_norm: figures.max_norm,
+            restart: inner.restart,
+            control: decision.control(),
         };
+        let update = scaler.as_ref().map(|s| s.update(decision.skipped()));
+        let rates = Rates { learning_rate: figures.learning_rate, control: Some(decision.control()) };
+
+        // All that can be refused comes before all that changes something, and before what takes a workspace.
         for group in &inner.groups {
-            group.update(&rates(1.0)).prepare(&mut queue)?;
+            group.update(&rates).prepare(&mut queue)?;
             queue.prepare(&Fill { value: 0.0, y: group.gradients() })?;
         }
-        // The sums alone need a workspace, all the same one.
-        inner.groups.iter().try_for_each(|group| queue.prepare(&inner.square_sum(group.gradients())))?;
+        queue.prepare(&decide)?;
+        update.iter().try_for_each(|op| queue.prepare(op))?;
+        for (g, group) in inner.groups.iter().enumerate() {
+            queue.prepare(&inner.square_sum(group))?;
+            queue.prepare(&inner.search(g))?;
+        }
 
+        inner.clear(&mut queue)?;
         if inner.machine.micros() == 0 {
             inner.groups.iter().try_for_each(|group| queue.run(&Fill { value: 0.0, y: group.gradients() }))?;
         }
-        let mut result = StepResult {
-            step: inner.steps,
-            gradient_norm: f64::NAN,
-            clip_factor: 1.0,
-            loss_scale: figures.loss_scale,
-            skipped: true,
-            overflow_parameter: None,
-            overflow_rank: None,
-            overflow_micro: None,
-        };
-        let mut overflow = inner.overflow;
-        if overflow.is_none() {
-            let (sum, nonfinite) = inner.sum_squares(&mut queue, inner.groups.iter().map(Group::gradients))?;
-            let norm = sum.sqrt() * figures.unscale;
-            let clip_factor = figures.clip_factor(norm);
-            // No element is larger than the norm: below the largest f32 none overflows when it is scaled.
-            if nonfinite > 0 || norm * clip_factor > f64::from(f32::MAX) {
-                overflow = Some((inner.machine.micros().saturating_sub(1), inner.first_overflow(&mut queue)?));
-            } else {
-                inner.groups.iter().try_for_each(|group| group.update(&rates(clip_factor)).run(&mut queue))?;
-                inner.steps = taken;
-                result = StepResult { step: taken, gradient_norm: norm, clip_factor, skipped: false, ..result };
-            }
+        inner.groups.iter().try_for_each(|group| queue.run(&inner.square_sum(group)))?;
+        queue.run(&decide)?;
+        (0..inner.groups.len()).try_for_each(|g| queue.run(&inner.search(g)))?;
+        inner.groups.iter().try_for_each(|group| group.update(&rates).run(&mut queue))?;
+        update.iter().try_for_each(|op| queue.run(op))?;
+        inner.decision().enqueue_figures(&mut queue)?;
+        if let Some(scaler) = &scaler {
+            scaler.enqueue_report(&mut queue)?;
         }
-        if let Some((micro, parameter)) = overflow {
-            result.overflow_parameter = Some(parameter);
-            result.overflow_rank = Some(0);
-            result.overflow_micro = Some(micro);
+        inner.outcome = Outcome::Enqueued;
+        inner.machine.end_step();
+        // Where nothing has to be waited for, the log says so now.
+        if self.runtime.device() == DeviceKind::Cpu {
+            self.see(&mut inner)?;
+        }
+        Ok(())
+    }
+
+    /// Waits for the last step's decision, and logs it once.
+    fn see(&self, inner: &mut Inner) -> Result<Control> {
+        let control = inner.decision().figures_wait()?;
+        if inner.outcome == Outcome::Enqueued
+            && let Some((micro, parameter)) = overflow_of(control.overflow)
+        {
             self.runtime.log().write(LogLevel::Info, || {
                 let name = inner.parameters[parameter as usize].name();
                 format!("step skipped: the gradient of '{name}' is not finite in micro-batch {micro}")
             });
         }
-        let mut collapsed = false;
-        if let Some(scaler) = &mut scaler {
-            scaler.update(result.skipped);
-            collapsed = scaler.report().collapsed;
-        }
-        inner.last = Some(Outcome { result, collapsed });
-        inner.machine.end_step();
-        Ok(())
+        inner.outcome = Outcome::Seen;
+        Ok(control)
     }
 
     /// Waits for the figures of the last step. The second value is `LOSS_SCALE_COLLAPSED`, naming the first bad
-    /// parameter, when the step overflowed at the scaler's minimum.
+    /// parameter, when the step overflowed at the scaler's minimum. Of steps in a graph, they are those of the last that
+    /// the host has waited for.
     pub fn step_result_wait(&self) -> Result<(StepResult, Result<()>)> {
-        let inner = self.take()?;
-        let Some(Outcome { result, collapsed }) = &inner.last else {
+        let mut inner = self.take()?;
+        if inner.outcome == Outcome::None {
             return Err(Error::precondition("no step has been taken"));
-        };
-        let verdict = match (collapsed, result.overflow_parameter, result.overflow_micro) {
+        }
+        let control = self.see(&mut inner)?;
+        let result = result_of(&control);
+        let verdict = match (control.collapsed != 0, result.overflow_parameter, result.overflow_micro) {
             (true, Some(parameter), Some(micro)) => Err(Error::new(
                 Status::LossScaleCollapsed,
                 format!(
@@ -315,6 +324,6 @@ impl State {
             )),
             _ => Ok(()),
         };
-        Ok((*result, verdict))
+        Ok((result, verdict))
     }
 }

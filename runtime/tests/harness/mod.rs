@@ -126,6 +126,7 @@ impl<F: Fn(&Cpu<'_>)> Probe<F> {
 
 impl<F: Fn(&Cpu<'_>)> Op for Probe<F> {
     const NAME: &'static str = "probe";
+    fn views(&self, _: &mut dyn FnMut(&'static str, &View<'_>)) {}
     fn check(&self) -> Result<(), Invalid> {
         Ok(())
     }

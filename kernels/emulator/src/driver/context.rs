@@ -2,7 +2,7 @@
 
 use std::collections::HashMap;
 use std::ffi::{c_int, c_uint};
-use std::sync::atomic::{AtomicBool, AtomicI32, AtomicU32, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicI32, AtomicU32, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread::ThreadId;
 
@@ -19,6 +19,8 @@ use crate::Memory;
 pub(super) struct Context {
     /// Its handle.
     pub(super) handle: usize,
+    /// Its number, never used twice.
+    id: u64,
     /// Ordinal of its device.
     pub(super) device: c_int,
     /// What its kernels may access.
@@ -53,8 +55,10 @@ pub(super) const PRIORITIES: (c_int, c_int) = (0, -5);
 
 impl Context {
     fn create(handle: usize, device: c_int, flags: u32) -> Arc<Self> {
+        static LAST_ID: AtomicU64 = AtomicU64::new(0);
         let context = Arc::new_cyclic(|weak| Self {
             handle,
+            id: LAST_ID.fetch_add(1, Ordering::Relaxed) + 1,
             device,
             memory: Memory::new(),
             legacy: Arc::new(Stream::legacy(handle, weak.clone())),
@@ -247,7 +251,7 @@ exports! {
     fn cuCtxGetId(context: usize, id: Out<u64>) {
         device::all()?;
         let handle = if context == 0 { current::top().ok_or(Status::INVALID_CONTEXT)? } else { context };
-        id.set(named(handle)?.handle as u64 & 0xffff_ffff)
+        id.set(named(handle)?.id)
     }
 
     /// Flags of the current context.

@@ -141,6 +141,8 @@ functions! {
     fn context_set = "cuCtxSetCurrent"(context: Handle);
     /// Device of the current context.
     fn context_device = "cuCtxGetDevice"(device: *mut c_int);
+    /// A number of a context that is never used again.
+    fn context_id = "cuCtxGetId"(context: Handle, id: *mut u64);
     /// Blocks until everything in the current context is done.
     fn context_synchronize = "cuCtxSynchronize"();
     /// Device memory.
@@ -161,6 +163,10 @@ functions! {
     fn set_bytes_async = "cuMemsetD8Async"(to: DevicePointer, value: u8, bytes: usize, stream: Handle);
     /// What is known of an address.
     fn pointer_attribute = "cuPointerGetAttribute"(value: *mut c_void, attribute: c_int, address: DevicePointer);
+    /// Several things that are known of an address; those that are not known are zero.
+    fn pointer_attributes = "cuPointerGetAttributes"(
+        count: c_uint, attributes: *mut c_int, values: *mut *mut c_void, address: DevicePointer
+    );
     /// A stream with a priority.
     fn stream_create = "cuStreamCreateWithPriority"(stream: *mut Handle, flags: c_uint, priority: c_int);
     /// Destroys a stream.
@@ -175,6 +181,11 @@ functions! {
     fn stream_context = "cuStreamGetCtx"(stream: Handle, context: *mut Handle);
     /// Whether a stream records a graph: 0 none, 1 active, 2 invalidated.
     fn stream_is_capturing = "cuStreamIsCapturing"(stream: Handle, status: *mut c_int);
+    /// Whether a stream records a graph, as above, and the number of that capture; other results may be null.
+    fn stream_capture_info = "cuStreamGetCaptureInfo_v3"(
+        stream: Handle, status: *mut c_int, id: *mut u64, graph: *mut Handle,
+        dependencies: *mut *const Handle, edges: *mut *const c_void, count: *mut usize
+    );
     /// Exchanges how this thread treats calls that a capture on another stream may forbid.
     fn exchange_capture_mode = "cuThreadExchangeStreamCaptureMode"(mode: *mut c_int);
     /// An event.

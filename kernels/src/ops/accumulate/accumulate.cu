@@ -6,7 +6,9 @@ struct Parameters {
     View x, y;
     int64_t rows, width;
     int64_t *nonfinite;
-    int64_t *square_sum; // null: no sum
+    int64_t *square_sum;          // null: no sum
+    unsigned long long *overflow; // null: no record
+    unsigned long long overflow_mark;
 };
 
 // One pass: blocks of 256 elements in the lanes and the order of the sum of squares, whether it is asked for or not. A
@@ -72,8 +74,11 @@ template <typename T, bool OVERWRITE> __device__ __forceinline__ void accumulate
     }
     sum.add_nonfinite(nonfinite);
     int64_t word = block_word(sum, space);
-    if (threadIdx.x == LIMBS && word != 0)
+    if (threadIdx.x == LIMBS && word != 0) {
         atomicAdd((unsigned long long *)p.nonfinite, (unsigned long long)word);
+        if (p.overflow)
+            atomicMax(p.overflow, p.overflow_mark);
+    }
     if (p.square_sum)
         add_block_words(p.square_sum, word, space);
 }

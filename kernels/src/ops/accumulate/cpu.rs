@@ -25,6 +25,10 @@ pub(super) fn run(op: &Accumulate<'_>, cpu: &Cpu<'_>) {
     let total = sums.total();
     // SAFETY: the check required one writable i64.
     unsafe { *op.nonfinite.ptr::<i64>() += total.nonfinite() as i64 };
+    if let Some(overflow) = op.overflow.filter(|_| total.nonfinite() > 0) {
+        // SAFETY: the check required one writable i64, whose bits are a mark.
+        unsafe { *overflow.ptr::<u64>() = op.overflow_mark.max(*overflow.ptr::<u64>()) };
+    }
     if let Some(square_sum) = &op.square_sum {
         crate::ops::exact_sum::add_to(square_sum, &total);
     }

@@ -13,6 +13,8 @@ struct Parameters {
     width: i64,
     nonfinite: u64,
     square_sum: u64,
+    overflow: u64,
+    overflow_mark: u64,
 }
 
 pub(super) fn run(op: &Accumulate<'_>, gpu: &Gpu<'_>) -> Result<(), CudaError> {
@@ -28,6 +30,8 @@ pub(super) fn run(op: &Accumulate<'_>, gpu: &Gpu<'_>) -> Result<(), CudaError> {
         width: x.width() as i64,
         nonfinite: op.nonfinite.data() as u64,
         square_sum: op.square_sum.map_or(0, |sum| sum.data() as u64),
+        overflow: op.overflow.map_or(0, |record| record.data() as u64),
+        overflow_mark: op.overflow_mark,
     };
     let kernel = if op.overwrite {
         by_dtype!("accumulate_overwrite", x.dtype())

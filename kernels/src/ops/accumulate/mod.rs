@@ -7,10 +7,12 @@
 //! | y | that of x, rows contiguous | f32 |
 //! | nonfinite | \[1\] | i64 |
 //! | square_sum | \[68\], contiguous; optional | i64 |
+//! | overflow | \[1\]; optional | i64 |
 //!
 //! With overwrite, y = x exactly; without, y = y + x, rounded once to nearest even. nonfinite\[0\] grows by the number
 //! of elements of x that are NaN or infinite. square_sum grows exactly as [`super::exact_sum`] says with squares, its
-//! word 67 by the same number.
+//! word 67 by the same number. With such an element, overflow\[0\] becomes overflow_mark if that is larger; both count
+//! as unsigned.
 //!
 //! Tolerance: none; the same bits at every level and for any number of threads (which NaN a NaN becomes is not
 //! specified). Zero elements change nothing but carry square_sum.
@@ -42,10 +44,16 @@ pub struct Accumulate<'a> {
     pub nonfinite: View<'a>,
     /// Accumulator of the sum of squares of x, added to.
     pub square_sum: Option<View<'a>>,
+    /// Record of overflows.
+    pub overflow: Option<View<'a>>,
+    /// Its value for this x; the largest stays.
+    pub overflow_mark: u64,
 }
 
 impl Op for Accumulate<'_> {
     const NAME: &'static str = "accumulate";
+
+    views!(x, y, nonfinite; square_sum, overflow);
 
     fn check(&self) -> Result<(), Invalid> {
         self.x.expect_dtype("x", &DType::FLOATS)?;
@@ -63,6 +71,17 @@ impl Op for Accumulate<'_> {
             square_sum.expect_apart("square_sum", &self.x, "x")?;
             square_sum.expect_apart("square_sum", &self.y, "y")?;
             square_sum.expect_apart("square_sum", &self.nonfinite, "nonfinite")?;
+        }
+        if let Some(overflow) = &self.overflow {
+            overflow.expect_dtype("overflow", &[DType::I64])?;
+            overflow.expect_shape("overflow", &[1], "one mark")?;
+            let others = [
+                ("x", Some(self.x)),
+                ("y", Some(self.y)),
+                ("nonfinite", Some(self.nonfinite)),
+                ("square_sum", self.square_sum),
+            ];
+            overflow.expect_apart_from("overflow", &others)?;
         }
         Ok(())
     }

@@ -5,8 +5,9 @@
 //! | gradient | f32, bf16 or f16 | read |
 //! | master, moment1, moment2 | f32 | updated in place |
 //! | weight | f32, bf16 or f16; optional | written |
+//! | control | i64 \[9\]; optional | read |
 //!
-//! All have one shape of 0 to 5 dimensions and contiguous rows, and none shares memory with another. Element by
+//! All but control have one shape of 0 to 5 dimensions and contiguous rows, and none shares memory with another. Element by
 //! element, where each operation rounds once to nearest even f32, as written, and fma(a, b, c) = a b + c rounds once:
 //!
 //! ```text
@@ -26,14 +27,18 @@
 //! Tolerance: none: the same bits at every level, for any number of threads and any division of the elements (which NaN
 //! a NaN becomes is not specified). Zero elements do nothing.
 //!
-//! A bias correction is 1 - beta^t at step t = 1, 2, …, computed by the caller in f64.
+//! A bias correction is 1 - beta^t at step t = 1, 2, …, as [`bias_correction`] computes it. With a control block of
+//! [`super::step_control`], the call's gradient_scale and bias corrections are not used: they are those of the step in
+//! the block, and nothing is changed when the block says that the step is skipped.
 
 mod cpu;
+mod cuda;
 pub mod reference;
 
 use super::Op;
-use super::optimizer::{Tensors, expect_below_one, expect_not_negative};
+use super::optimizer::{Decision, Tensors, decided, expect_below_one, expect_not_negative};
 use crate::backend::cpu::Cpu;
+use crate::backend::cuda::{CudaError, Gpu};
 use crate::view::{Invalid, View};
 
 /// One update; the module says what it computes.
@@ -65,9 +70,12 @@ pub struct AdamW<'a> {
     pub moment2: View<'a>,
     /// Copy of the master weights that the model reads.
     pub weight: Option<View<'a>>,
+    /// What the step decided, a [`Control`](super::step_control::Control).
+    pub control: Option<View<'a>>,
 }
 
 /// What one call computes from its scalars, in f64 rounded to f32.
+#[repr(C)]
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Constants {
     /// Decay of the first moment.
@@ -88,7 +96,34 @@ pub struct Constants {
     pub decay: f32,
 }
 
+/// 1 - beta^step in f64: by squaring, so that it is the same on every machine. The first step is 1, which 0 is taken as.
+pub fn bias_correction(beta: f32, step: u64) -> f32 {
+    let (mut power, mut square, mut rest) = (1.0f64, f64::from(beta), step.max(1));
+    while rest > 0 {
+        if rest & 1 == 1 {
+            power *= square;
+        }
+        square *= square;
+        rest >>= 1;
+    }
+    (1.0 - power) as f32
+}
+
 impl<'a> AdamW<'a> {
+    /// With what the control block says, where there is one; None when nothing is to be done.
+    fn decided(&self) -> Option<AdamW<'a>> {
+        match self.control.as_ref().map(decided) {
+            None => Some(*self),
+            Some(Decision::Skip) => None,
+            Some(Decision::Take { gradient_scale, step }) => Some(AdamW {
+                gradient_scale,
+                bias_correction1: bias_correction(self.beta1, step),
+                bias_correction2: bias_correction(self.beta2, step),
+                ..*self
+            }),
+        }
+    }
+
     /// The constants of this call.
     pub fn constants(&self) -> Constants {
         let learning_rate = f64::from(self.learning_rate);
@@ -111,12 +146,15 @@ impl<'a> AdamW<'a> {
             master: self.master,
             moments: [("moment1", self.moment1), ("moment2", self.moment2)],
             weight: self.weight,
+            control: self.control,
         }
     }
 }
 
 impl Op for AdamW<'_> {
     const NAME: &'static str = "adamw";
+
+    views!(gradient, master, moment1, moment2; weight, control);
 
     fn check(&self) -> Result<(), Invalid> {
         expect_not_negative("learning_rate", self.learning_rate)?;
@@ -137,6 +175,12 @@ impl Op for AdamW<'_> {
     }
 
     fn cpu(&self, cpu: &Cpu<'_>) {
-        cpu::run(self, cpu);
+        if let Some(op) = self.decided() {
+            cpu::run(&op, cpu);
+        }
+    }
+
+    fn cuda(&self, gpu: &Gpu<'_>) -> Result<(), CudaError> {
+        cuda::run(self, gpu)
     }
 }

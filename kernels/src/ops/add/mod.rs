@@ -29,6 +29,8 @@ pub struct Add<'a> {
 impl Op for Add<'_> {
     const NAME: &'static str = "add";
 
+    views!(a, b, y);
+
     fn check(&self) -> Result<(), Invalid> {
         self.a.expect_dtype("a", &DType::FLOATS)?;
         self.a.expect_rows("a")?;

@@ -31,9 +31,11 @@
 //! backward pass by recomputation); Ainslie et al. 2023 (grouped queries).
 
 mod cpu;
+mod cuda;
 pub mod reference;
 
 use crate::backend::cpu::Cpu;
+use crate::backend::cuda::{CudaError, Gpu, Properties};
 use crate::dtype::DType;
 use crate::ops::Op;
 use crate::view::{Invalid, View};
@@ -137,6 +139,8 @@ fn check_apart(inputs: &[(&'static str, View<'_>)], outputs: &[(&'static str, Vi
 impl Op for AttentionForward<'_> {
     const NAME: &'static str = "attention_forward";
 
+    views!(q, k, v, out; log_sum_exp);
+
     fn check(&self) -> Result<(), Invalid> {
         check_inputs(&self.q, &self.k, &self.v, self.causal, self.scale)?;
         self.out.expect_dtype("out", &[self.q.dtype()])?;
@@ -158,10 +162,16 @@ impl Op for AttentionForward<'_> {
     fn cpu(&self, cpu: &Cpu<'_>) {
         cpu::forward::run(self, cpu);
     }
+
+    fn cuda(&self, gpu: &Gpu<'_>) -> Result<(), CudaError> {
+        cuda::forward(self, gpu)
+    }
 }
 
 impl Op for AttentionBackward<'_> {
     const NAME: &'static str = "attention_backward";
+
+    views!(q, k, v, out, log_sum_exp, dout, dq, dk, dv);
 
     fn check(&self) -> Result<(), Invalid> {
         check_inputs(&self.q, &self.k, &self.v, self.causal, self.scale)?;
@@ -195,5 +205,13 @@ impl Op for AttentionBackward<'_> {
 
     fn cpu(&self, cpu: &Cpu<'_>) {
         cpu::backward::run(self, cpu);
+    }
+
+    fn cuda_workspace(&self, _properties: &Properties) -> usize {
+        cuda::backward_workspace(self)
+    }
+
+    fn cuda(&self, gpu: &Gpu<'_>) -> Result<(), CudaError> {
+        cuda::backward(self, gpu)
     }
 }

@@ -30,6 +30,8 @@ pub struct Axpy<'a> {
 impl Op for Axpy<'_> {
     const NAME: &'static str = "axpy";
 
+    views!(x, y);
+
     fn check(&self) -> Result<(), Invalid> {
         self.x.expect_dtype("x", &DType::FLOATS)?;
         self.x.expect_rows("x")?;

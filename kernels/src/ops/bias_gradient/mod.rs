@@ -32,6 +32,8 @@ pub struct BiasGradient<'a> {
 impl Op for BiasGradient<'_> {
     const NAME: &'static str = "bias_gradient";
 
+    views!(dy, dbias);
+
     fn check(&self) -> Result<(), Invalid> {
         self.dy.expect_dtype("dy", &DType::FLOATS)?;
         self.dy.expect_ndim("dy", 1, 5)?;

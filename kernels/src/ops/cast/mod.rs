@@ -64,6 +64,8 @@ pub struct Cast<'a> {
 impl Op for Cast<'_> {
     const NAME: &'static str = "cast";
 
+    views!(x, y);
+
     fn check(&self) -> Result<(), Invalid> {
         self.x.expect_dtype("x", &DType::FLOATS)?;
         self.x.expect_rows("x")?;

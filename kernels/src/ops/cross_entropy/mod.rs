@@ -81,6 +81,8 @@ pub(crate) fn scale(gradient_scale: f32, loss_scale: &Option<View<'_>>) -> f32 {
 impl Op for CrossEntropy<'_> {
     const NAME: &'static str = "cross_entropy";
 
+    views!(logits, targets, losses; loss_scale, dlogits);
+
     fn check(&self) -> Result<(), Invalid> {
         self.logits.expect_dtype("logits", &DType::FLOATS)?;
         self.logits.expect_ndim("logits", 1, 5)?;

@@ -48,6 +48,8 @@ pub fn factor(probability: f32) -> f32 {
 impl Op for Dropout<'_> {
     const NAME: &'static str = "dropout";
 
+    views!(x, y);
+
     fn check(&self) -> Result<(), Invalid> {
         self.x.expect_dtype("x", &DType::FLOATS)?;
         self.x.expect_rows("x")?;

@@ -102,6 +102,8 @@ fn check_range(tokens: &View<'_>, vocabulary: usize) -> Result<(), Invalid> {
 impl Op for EmbeddingForward<'_> {
     const NAME: &'static str = "embedding_forward";
 
+    views!(tokens, token_table, y; position_table);
+
     fn check(&self) -> Result<(), Invalid> {
         check_tokens(&self.tokens)?;
         self.token_table.expect_dtype("token_table", &DType::FLOATS)?;
@@ -143,6 +145,8 @@ impl Op for EmbeddingForward<'_> {
 
 impl Op for EmbeddingBackward<'_> {
     const NAME: &'static str = "embedding_backward";
+
+    views!(tokens, dy, dtoken_table; dposition_table);
 
     fn check(&self) -> Result<(), Invalid> {
         check_tokens(&self.tokens)?;

@@ -61,6 +61,8 @@ pub fn read(accumulator: &[i64; WORDS]) -> (f64, u64) {
 impl Op for ExactSum<'_> {
     const NAME: &'static str = "exact_sum";
 
+    views!(x, accumulator);
+
     fn check(&self) -> Result<(), Invalid> {
         self.x.expect_dtype("x", &DType::FLOATS)?;
         self.x.expect_rows("x")?;

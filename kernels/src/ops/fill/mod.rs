@@ -26,6 +26,8 @@ pub struct Fill<'a> {
 impl Op for Fill<'_> {
     const NAME: &'static str = "fill";
 
+    views!(y);
+
     fn check(&self) -> Result<(), Invalid> {
         self.y.expect_dtype("y", &DType::FLOATS)?;
         self.y.expect_writable_rows("y")

@@ -59,6 +59,8 @@ pub struct GeluBackward<'a> {
 impl Op for GeluForward<'_> {
     const NAME: &'static str = "gelu_forward";
 
+    views!(x, y);
+
     fn check(&self) -> Result<(), Invalid> {
         self.x.expect_dtype("x", &DType::FLOATS)?;
         self.x.expect_rows("x")?;
@@ -78,6 +80,8 @@ impl Op for GeluForward<'_> {
 
 impl Op for GeluBackward<'_> {
     const NAME: &'static str = "gelu_backward";
+
+    views!(x, dy, dx);
 
     fn check(&self) -> Result<(), Invalid> {
         self.x.expect_dtype("x", &DType::FLOATS)?;

@@ -189,6 +189,8 @@ impl<'a> Gemm<'a> {
 impl Op for Gemm<'_> {
     const NAME: &'static str = "gemm";
 
+    views!(a, b, c; bias, pre_activation);
+
     fn check(&self) -> Result<(), Invalid> {
         self.a.expect_dtype("a", &DType::FLOATS)?;
         self.b.expect_dtype("b", &[self.a.dtype()])?;

@@ -73,6 +73,8 @@ pub struct LayerNormBackward<'a> {
 impl Op for LayerNormForward<'_> {
     const NAME: &'static str = "layer_norm_forward";
 
+    views!(x, y; weight, bias, mean, rstd);
+
     fn check(&self) -> Result<(), Invalid> {
         self.x.expect_dtype("x", &DType::FLOATS)?;
         self.x.expect_ndim("x", 1, 5)?;
@@ -112,6 +114,8 @@ impl Op for LayerNormForward<'_> {
 
 impl Op for LayerNormBackward<'_> {
     const NAME: &'static str = "layer_norm_backward";
+
+    views!(dy, x, mean, rstd, dx; weight, dweight, dbias);
 
     fn check(&self) -> Result<(), Invalid> {
         let inputs = [("weight", self.weight), ("mean", Some(self.mean)), ("rstd", Some(self.rstd))];

@@ -68,6 +68,8 @@ impl LinearCrossEntropy<'_> {
 impl Op for LinearCrossEntropy<'_> {
     const NAME: &'static str = "linear_cross_entropy";
 
+    views!(x, weight, targets, losses; loss_scale, dx, dweight);
+
     fn check(&self) -> Result<(), Invalid> {
         self.x.expect_dtype("x", &DType::FLOATS)?;
         self.x.expect_ndim("x", 1, MAX_DIMS)?;

@@ -6,8 +6,9 @@
 //! | gradient | f32, bf16 or f16 | read |
 //! | master, moment | f32 | updated in place |
 //! | weight | f32, bf16 or f16; optional | written |
+//! | control | i64 \[9\]; optional | read |
 //!
-//! All have one shape of 0 to 5 dimensions and contiguous rows, and none shares memory with another. Element by
+//! All but control have one shape of 0 to 5 dimensions and contiguous rows, and none shares memory with another. Element by
 //! element, where each operation rounds once to nearest even f32, as written, and fma(a, b, c) = a b + c rounds once:
 //!
 //! ```text
@@ -19,17 +20,20 @@
 //! ```
 //!
 //! (1 - beta1), (1 - beta2) and decay = learning_rate * weight_decay ([`Constants`]) are computed once per call in f64
-//! and then rounded to f32.
+//! and then rounded to f32. With a control block of [`super::step_control`], gradient_scale is that of the block, and
+//! nothing is changed when the block says that the step is skipped.
 //!
 //! Tolerance: none: the same bits at every level, for any number of threads and any division of the elements (which NaN
 //! a NaN becomes is not specified). Zero elements do nothing.
 
 mod cpu;
+mod cuda;
 pub mod reference;
 
 use super::Op;
-use super::optimizer::{Tensors, expect_below_one, expect_not_negative};
+use super::optimizer::{Decision, Tensors, decided, expect_below_one, expect_not_negative};
 use crate::backend::cpu::Cpu;
+use crate::backend::cuda::{CudaError, Gpu};
 use crate::view::{Invalid, View};
 
 /// One update; the module says what it computes.
@@ -53,9 +57,12 @@ pub struct Lion<'a> {
     pub moment: View<'a>,
     /// Copy of the master weights that the model reads.
     pub weight: Option<View<'a>>,
+    /// What the step decided, a [`Control`](super::step_control::Control).
+    pub control: Option<View<'a>>,
 }
 
 /// What one call computes from its scalars, in f64 rounded to f32.
+#[repr(C)]
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Constants {
     /// Interpolation of the update.
@@ -85,6 +92,15 @@ impl<'a> Lion<'a> {
         }
     }
 
+    /// With what the control block says, where there is one; None when nothing is to be done.
+    fn decided(&self) -> Option<Lion<'a>> {
+        match self.control.as_ref().map(decided) {
+            None => Some(*self),
+            Some(Decision::Skip) => None,
+            Some(Decision::Take { gradient_scale, .. }) => Some(Lion { gradient_scale, ..*self }),
+        }
+    }
+
     fn tensors(&self) -> Tensors<'a, 1> {
         Tensors {
             gradient: self.gradient,
@@ -92,12 +108,15 @@ impl<'a> Lion<'a> {
             master: self.master,
             moments: [("moment", self.moment)],
             weight: self.weight,
+            control: self.control,
         }
     }
 }
 
 impl Op for Lion<'_> {
     const NAME: &'static str = "lion";
+
+    views!(gradient, master, moment; weight, control);
 
     fn check(&self) -> Result<(), Invalid> {
         expect_not_negative("learning_rate", self.learning_rate)?;
@@ -108,6 +127,12 @@ impl Op for Lion<'_> {
     }
 
     fn cpu(&self, cpu: &Cpu<'_>) {
-        cpu::run(self, cpu);
+        if let Some(op) = self.decided() {
+            cpu::run(&op, cpu);
+        }
+    }
+
+    fn cuda(&self, gpu: &Gpu<'_>) -> Result<(), CudaError> {
+        cuda::run(self, gpu)
     }
 }

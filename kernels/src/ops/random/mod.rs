@@ -84,6 +84,8 @@ fn largest_below(dtype: DType, high: f32) -> f32 {
 impl Op for Random<'_> {
     const NAME: &'static str = "random";
 
+    views!(y);
+
     fn check(&self) -> Result<(), Invalid> {
         self.key.check("key", self.first_index, self.y.numel())?;
         match self.distribution {

@@ -57,6 +57,8 @@ pub struct RmsNormBackward<'a> {
 impl Op for RmsNormForward<'_> {
     const NAME: &'static str = "rms_norm_forward";
 
+    views!(x, y; weight, rstd);
+
     fn check(&self) -> Result<(), Invalid> {
         self.x.expect_dtype("x", &DType::FLOATS)?;
         self.x.expect_ndim("x", 1, 5)?;
@@ -88,6 +90,8 @@ impl Op for RmsNormForward<'_> {
 
 impl Op for RmsNormBackward<'_> {
     const NAME: &'static str = "rms_norm_backward";
+
+    views!(dy, x, rstd, dx; weight, dweight);
 
     fn check(&self) -> Result<(), Invalid> {
         let others = [

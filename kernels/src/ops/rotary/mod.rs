@@ -80,6 +80,8 @@ impl Rotary<'_> {
 impl Op for Rotary<'_> {
     const NAME: &'static str = "rotary";
 
+    views!(x, y; positions);
+
     fn check(&self) -> Result<(), Invalid> {
         self.x.expect_dtype("x", &DType::FLOATS)?;
         self.x.expect_ndim("x", 3, 5)?;

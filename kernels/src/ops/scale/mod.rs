@@ -30,6 +30,8 @@ pub struct Scale<'a> {
 impl Op for Scale<'_> {
     const NAME: &'static str = "scale";
 
+    views!(x, y);
+
     fn check(&self) -> Result<(), Invalid> {
         self.x.expect_dtype("x", &DType::FLOATS)?;
         self.x.expect_rows("x")?;

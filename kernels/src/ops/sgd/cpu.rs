@@ -9,7 +9,7 @@ pub(super) fn run(op: &Sgd<'_>, cpu: &Cpu<'_>) {
     match op.momentum_buffer {
         None => step0(cpu, &op.tensors([]), plain),
         Some(buffer) => {
-            let one_minus_dampening = (1.0 - f64::from(op.dampening)) as f32;
+            let one_minus_dampening = op.one_minus_dampening();
             let (momentum, nesterov, first_step) = (op.momentum, op.nesterov, op.first_step);
             let rule = Momentum { plain, momentum, one_minus_dampening, nesterov, first_step };
             step1(cpu, &op.tensors([("momentum_buffer", buffer)]), rule);

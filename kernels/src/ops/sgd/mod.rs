@@ -7,8 +7,9 @@
 //! | master | f32 | updated in place |
 //! | momentum_buffer | f32; required exactly when momentum is not 0 | updated in place; only written on the first step |
 //! | weight | f32, bf16 or f16; optional | written |
+//! | control | i64 \[9\]; optional | read |
 //!
-//! All have one shape of 0 to 5 dimensions and contiguous rows, and none shares memory with another. Element by
+//! All but control have one shape of 0 to 5 dimensions and contiguous rows, and none shares memory with another. Element by
 //! element, where each operation rounds once to nearest even f32, as written, and fma(a, b, c) = a b + c rounds once:
 //!
 //! ```text
@@ -20,17 +21,21 @@
 //! weight          = master, rounded: bf16 to nearest with ties away from zero, f16 with ties to even
 //! ```
 //!
-//! 1 - dampening is computed once per call in f64 and then rounded to f32.
+//! 1 - dampening is computed once per call in f64 and then rounded to f32. With a control block of
+//! [`super::step_control`], gradient_scale and whether this is the first step are those of the block, and nothing is
+//! changed when the block says that the step is skipped.
 //!
 //! Tolerance: none: the same bits at every level, for any number of threads and any division of the elements (which NaN
 //! a NaN becomes is not specified). Zero elements do nothing.
 
 mod cpu;
+mod cuda;
 pub mod reference;
 
 use super::Op;
-use super::optimizer::{Tensors, expect_below_one, expect_not_negative};
+use super::optimizer::{Decision, Tensors, decided, expect_below_one, expect_not_negative};
 use crate::backend::cpu::Cpu;
+use crate::backend::cuda::{CudaError, Gpu};
 use crate::view::{Invalid, View};
 
 /// One update; the module says what it computes.
@@ -58,9 +63,27 @@ pub struct Sgd<'a> {
     pub momentum_buffer: Option<View<'a>>,
     /// Copy of the master weights that the model reads.
     pub weight: Option<View<'a>>,
+    /// What the step decided, a [`Control`](super::step_control::Control).
+    pub control: Option<View<'a>>,
 }
 
 impl<'a> Sgd<'a> {
+    /// With what the control block says, where there is one; None when nothing is to be done.
+    fn decided(&self) -> Option<Sgd<'a>> {
+        match self.control.as_ref().map(decided) {
+            None => Some(*self),
+            Some(Decision::Skip) => None,
+            Some(Decision::Take { gradient_scale, step }) => {
+                Some(Sgd { gradient_scale, first_step: step <= 1, ..*self })
+            }
+        }
+    }
+
+    /// 1 - dampening.
+    fn one_minus_dampening(&self) -> f32 {
+        (1.0 - f64::from(self.dampening)) as f32
+    }
+
     fn tensors<const N: usize>(&self, moments: [(&'static str, View<'a>); N]) -> Tensors<'a, N> {
         Tensors {
             gradient: self.gradient,
@@ -68,12 +91,15 @@ impl<'a> Sgd<'a> {
             master: self.master,
             moments,
             weight: self.weight,
+            control: self.control,
         }
     }
 }
 
 impl Op for Sgd<'_> {
     const NAME: &'static str = "sgd";
+
+    views!(gradient, master; momentum_buffer, weight, control);
 
     fn check(&self) -> Result<(), Invalid> {
         expect_not_negative("learning_rate", self.learning_rate)?;
@@ -92,6 +118,12 @@ impl Op for Sgd<'_> {
     }
 
     fn cpu(&self, cpu: &Cpu<'_>) {
-        cpu::run(self, cpu);
+        if let Some(op) = self.decided() {
+            cpu::run(&op, cpu);
+        }
+    }
+
+    fn cuda(&self, gpu: &Gpu<'_>) -> Result<(), CudaError> {
+        cuda::run(self, gpu)
     }
 }

@@ -64,6 +64,8 @@ fn check_output(name: &'static str, view: &View<'_>, inputs: &[(&'static str, Vi
 impl Op for SwigluForward<'_> {
     const NAME: &'static str = "swiglu_forward";
 
+    views!(gate, up, y);
+
     fn check(&self) -> Result<(), Invalid> {
         let inputs = [("gate", self.gate), ("up", self.up)];
         check_inputs(&self.gate, &inputs[1..])?;
@@ -81,6 +83,8 @@ impl Op for SwigluForward<'_> {
 
 impl Op for SwigluBackward<'_> {
     const NAME: &'static str = "swiglu_backward";
+
+    views!(gate, up, dy, dgate, dup);
 
     fn check(&self) -> Result<(), Invalid> {
         let inputs = [("gate", self.gate), ("up", self.up), ("dy", self.dy)];

@@ -32,6 +32,8 @@ pub struct WriteBack<'a> {
 impl Op for WriteBack<'_> {
     const NAME: &'static str = "write_back";
 
+    views!(master, weight);
+
     fn check(&self) -> Result<(), Invalid> {
         self.master.expect_dtype("master", &[DType::F32])?;
         self.master.expect_rows("master")?;

@@ -4,7 +4,9 @@
 // A kernel's parameter holds the `Tensors`; `Elementwise` in elementwise.rs makes them and sizes the launch. The kernel
 // calls elementwise<Types<inputs...>, Types<outputs...>>(p.tensors, f), where f(x, y) computes the outputs y[0], y[1],
 // ... of one element from its inputs x[0], x[1], ..., all f32. An output may be an input, exactly: each thread reads
-// its elements of all inputs before it writes them, and nothing goes through the read-only cache.
+// its elements of all inputs before it writes them, and nothing goes through the read-only cache. The inputs are the
+// first of the tensors and the outputs the last: where there are fewer tensors than both together, those in the middle
+// are updated in place.
 //
 // A thread takes packs: as many neighbouring elements as the widest type has in 16 bytes, so that the accesses of a
 // warp are contiguous in every tensor. Where an address or a stride does not allow it, a pack is one element.
@@ -143,8 +145,9 @@ struct Position {
 // Applies f to all packs of N elements, TURN of a thread at a time so that as many loads are in flight.
 template <int N, int TURN, int TENSORS, typename... I, typename... O, typename F>
 __device__ __forceinline__ void for_each_pack(const Tensors<TENSORS> &t, Types<I...>, Types<O...>, F f) {
-    constexpr int INPUTS = sizeof...(I);
-    constexpr int SIZE[] = {sizeof(I)..., sizeof(O)...};
+    constexpr int INPUTS = sizeof...(I), FIRST_OUTPUT = TENSORS - (int)sizeof...(O);
+    constexpr int INPUT_SIZE[] = {sizeof(I)..., 0}, OUTPUT_SIZE[] = {sizeof(O)...};
+    auto size = [&](int i) { return i < INPUTS ? INPUT_SIZE[i] : OUTPUT_SIZE[i - FIRST_OUTPUT]; };
     Position here = {0, (int64_t)blockIdx.x * ELEMENTWISE_THREADS + threadIdx.x};
     if (here.pack >= t.packs)
         here.row = here.pack / t.packs, here.pack %= t.packs;
@@ -160,7 +163,7 @@ __device__ __forceinline__ void for_each_pack(const Tensors<TENSORS> &t, Types<I
             whole = whole && next.row < t.rows && (N == 1 || column + N <= t.width);
 #pragma unroll
             for (int i = 0; i < TENSORS; i++)
-                at[k][i] = t.at[i].data + (next.row * t.at[i].stride[0] + column) * SIZE[i];
+                at[k][i] = t.at[i].data + (next.row * t.at[i].stride[0] + column) * size(i);
             next.advance(t);
         }
         if (whole) {
@@ -172,7 +175,7 @@ __device__ __forceinline__ void for_each_pack(const Tensors<TENSORS> &t, Types<I
             for (int k = 0; k < TURN; k++) {
                 Packs<N, O...> out;
                 f(in[k], out, index[k]);
-                out.store(at[k] + INPUTS);
+                out.store(at[k] + FIRST_OUTPUT);
             }
             here = next;
             continue;
@@ -181,7 +184,7 @@ __device__ __forceinline__ void for_each_pack(const Tensors<TENSORS> &t, Types<I
         int64_t column = here.pack * N, left = t.width - column;
 #pragma unroll
         for (int i = 0; i < TENSORS; i++)
-            at[0][i] = t.at[i].data + (t.at[i].offset(here.row) + column) * SIZE[i];
+            at[0][i] = t.at[i].data + (t.at[i].offset(here.row) + column) * size(i);
         Packs<N, I...> in;
         Packs<N, O...> out;
         if (N == 1 || left >= N)
@@ -190,16 +193,17 @@ __device__ __forceinline__ void for_each_pack(const Tensors<TENSORS> &t, Types<I
             in.load_part(at[0], (int)left);
         f(in, out, here.row * t.width + column);
         if (N == 1 || left >= N)
-            out.store(at[0] + INPUTS);
+            out.store(at[0] + FIRST_OUTPUT);
         else
-            out.store_part(at[0] + INPUTS, (int)left);
+            out.store_part(at[0] + FIRST_OUTPUT, (int)left);
         here.advance(t);
     }
 }
 
 template <int TURN, typename In, typename Out, int TENSORS, typename F>
 __device__ __forceinline__ void for_each_element(const Tensors<TENSORS> &t, F f) {
-    static_assert(In::COUNT + Out::COUNT == TENSORS, "the tensors are the inputs and the outputs");
+    static_assert(In::COUNT <= TENSORS && Out::COUNT <= TENSORS && In::COUNT + Out::COUNT >= TENSORS,
+                  "the tensors are the inputs and the outputs");
     constexpr int PACK = 16 / (In::WIDEST > Out::WIDEST ? In::WIDEST : Out::WIDEST);
     if (t.aligned)
         for_each_pack<PACK, TURN>(t, In(), Out(), f);

@@ -123,6 +123,57 @@ struct WarpAccumulator {
         } while (__any_sync(ALL_LANES, more));
     }
 
+    // The value, rounded once to nearest even: `Accumulator::sum`, in all lanes. Changes the words. All lanes of the
+    // warp call it, with shared memory of their own.
+    __device__ __forceinline__ double rounded(int64_t (&space)[WORDS]) {
+        int lane = threadIdx.x % 32;
+        carry();
+        bool negative = __shfl_sync(ALL_LANES, word[(LIMBS - 1) / 32], (LIMBS - 1) % 32) < 0;
+        if (negative) {
+#pragma unroll
+            for (int w = 0; w < 3; w++)
+                word[w] = 32 * w + lane < LIMBS ? -word[w] : word[w];
+            carry();
+        }
+        __syncwarp();
+        store(space);
+        __syncwarp();
+        int top = highest_limb(LIMBS);
+        if (top < 0)
+            return 0.0;
+        int highest = 32 * top + 63 - __clzll(space[top]);
+        // Bits at and above `low` are kept: 53 of them, or all where the sum has fewer.
+        int low = highest < 52 ? 0 : highest - 52;
+        uint64_t bits = ((uint64_t)low << 52) + (window(space, low) & ((1ull << 53) - 1));
+        if (low > 0) {
+            int at = low - 1;
+            bool half = (window(space, at) & 1) != 0;
+            bool rest = highest_limb(at / 32) >= 0 || (space[at / 32] & ((1ll << at % 32) - 1)) != 0;
+            bits += half && (rest || (bits & 1) != 0);
+        }
+        double magnitude = __longlong_as_double(low >= 2046 ? 0x7ff0000000000000 : (int64_t)bits);
+        return negative ? -magnitude : magnitude;
+    }
+
+    // The highest limb below `end` that is not 0; -1 where all are.
+    __device__ __forceinline__ int highest_limb(int end) const {
+        int highest = -1;
+#pragma unroll
+        for (int w = 0; w < 3; w++) {
+            int i = 32 * w + threadIdx.x % 32;
+            uint32_t those = __ballot_sync(ALL_LANES, i < end && word[w] != 0);
+            highest = those != 0 ? 32 * w + 31 - __clz(those) : highest;
+        }
+        return highest;
+    }
+
+    // 64 bits of the limbs from bit `from` on.
+    static __device__ __forceinline__ uint64_t window(const int64_t (&limbs)[WORDS], int from) {
+        int i = from / 32, shift = from % 32;
+        uint64_t next = i + 1 < LIMBS ? limbs[i + 1] : 0, last = i + 2 < LIMBS ? limbs[i + 2] : 0;
+        return (uint64_t)limbs[i] >> shift | next << (32 - shift) | (shift > 0 ? last << (64 - shift) : 0);
+    }
+
     __device__ __forceinline__ void load(const int64_t *words) {
 #pragma unroll
         for (int w = 0; w < 3; w++) {

@@ -25,18 +25,26 @@ __device__ __forceinline__ uint32_t shared_address(const void *pointer) {
 }
 
 // Four 8x8 tiles of 16-bit elements; lane i gives the address of row i % 8 of tile i / 8.
-__device__ __forceinline__ void load_matrix_x4(uint32_t (&r)[4], const void *row) {
+__device__ __forceinline__ void load_matrix_x4(uint32_t (&r)[4], uint32_t row) {
     asm volatile("ldmatrix.sync.aligned.m8n8.x4.shared.b16 {%0,%1,%2,%3}, [%4];"
                  : "=r"(r[0]), "=r"(r[1]), "=r"(r[2]), "=r"(r[3])
-                 : "r"(shared_address(row))
+                 : "r"(row)
                  : "memory");
 }
 
-__device__ __forceinline__ void load_matrix_x4_transposed(uint32_t (&r)[4], const void *row) {
+__device__ __forceinline__ void load_matrix_x4_transposed(uint32_t (&r)[4], uint32_t row) {
     asm volatile("ldmatrix.sync.aligned.m8n8.x4.trans.shared.b16 {%0,%1,%2,%3}, [%4];"
                  : "=r"(r[0]), "=r"(r[1]), "=r"(r[2]), "=r"(r[3])
-                 : "r"(shared_address(row))
+                 : "r"(row)
                  : "memory");
+}
+
+__device__ __forceinline__ void load_matrix_x4(uint32_t (&r)[4], const void *row) {
+    load_matrix_x4(r, shared_address(row));
+}
+
+__device__ __forceinline__ void load_matrix_x4_transposed(uint32_t (&r)[4], const void *row) {
+    load_matrix_x4_transposed(r, shared_address(row));
 }
 
 // Copies 16 bytes from global to shared memory without registers; `bytes` of them (0 to 16), zeros for the rest.

@@ -1,8 +1,11 @@
 //! What the optimizers share: the checks of their arguments, and one streaming pass over them.
 
+pub(super) mod cuda;
+
 use crate::backend::cpu::elementwise::{Elements, Map, elementwise};
 use crate::backend::cpu::{Bf16Away, Cpu, Element, Simd};
 use crate::dtype::{DType, f16};
+use crate::ops::step_control::{Control, check_control};
 use crate::view::{Invalid, View};
 use crate::with_float;
 
@@ -29,6 +32,22 @@ pub(super) struct Tensors<'a, const N: usize> {
     pub(super) master: View<'a>,
     pub(super) moments: [(&'static str, View<'a>); N],
     pub(super) weight: Option<View<'a>>,
+    pub(super) control: Option<View<'a>>,
+}
+
+/// What the control block in memory that the host reads says of this step.
+pub(super) fn decided(control: &View<'_>) -> Decision {
+    let control = Control::read(control);
+    if control.skipped != 0 {
+        return Decision::Skip;
+    }
+    Decision::Take { gradient_scale: control.gradient_scale, step: control.step }
+}
+
+/// Whether an update is done, and with what.
+pub(super) enum Decision {
+    Skip,
+    Take { gradient_scale: f32, step: u64 },
 }
 
 impl<const N: usize> Tensors<'_, N> {
@@ -52,6 +71,11 @@ impl<const N: usize> Tensors<'_, N> {
             for (other, apart) in &written[..i] {
                 view.expect_apart(name, apart, other)?;
             }
+        }
+        if let Some(control) = &self.control {
+            check_control(control)?;
+            control.expect_apart("control", &self.gradient, "gradient")?;
+            written.iter().try_for_each(|(name, view)| control.expect_apart("control", view, name))?;
         }
         Ok(())
     }
@@ -99,7 +123,7 @@ macro_rules! step {
 
         $(#[$doc])*
         pub(super) fn $name(cpu: &Cpu<'_>, tensors: &Tensors<'_, $n>, rule: impl Rule<$n>) {
-            let Tensors { gradient, gradient_scale, master, moments: [$((_, $moment),)*], weight } = *tensors;
+            let Tensors { gradient, gradient_scale, master, moments: [$((_, $moment),)*], weight, .. } = *tensors;
             let step = Step { rule, gradient_scale };
             let inputs = &[gradient, master, $($moment),*];
             with_float!(gradient.dtype(), G => match weight {
