@@ -149,6 +149,11 @@ fn matches_the_reference() {
 }
 
 #[test]
+fn rows_beyond_the_shared_memory_of_a_device_match() {
+    Case::new(&mut Rng(11), [2, 60_001, 1], DType::BF16, DType::F32).check("long");
+}
+
+#[test]
 fn chunks_of_rows_add_up() {
     // On the CPU, 64 MiB of logits are 167 rows of 100000.
     const CHUNK: usize = 167;
