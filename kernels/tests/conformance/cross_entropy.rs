@@ -90,6 +90,14 @@ fn large_rows_of_growing_logits_rescale() {
 }
 
 #[test]
+fn rows_beyond_the_shared_memory_of_a_device_match() {
+    let mut rng = Rng(7);
+    let logits = Tensor::new(DType::F32, &[2, 60_001]).normal(&mut rng, 3.0);
+    let targets = Tensor::new(DType::I32, &[2]).fill(|i| [60_000.0, 17.0][i]);
+    compare("long", &logits, &targets, 0, (0.5, None));
+}
+
+#[test]
 fn values_that_are_not_finite_follow_the_reference() {
     let mut rng = Rng(2);
     for dtype in DType::FLOATS {

@@ -149,6 +149,11 @@ fn matches_the_reference() {
 }
 
 #[test]
+fn rows_beyond_the_shared_memory_of_a_device_match() {
+    Case::new(&mut Rng(11), [2, 60_001, 1], DType::BF16, DType::F32).check("long");
+}
+
+#[test]
 fn chunks_of_rows_add_up() {
     // On the CPU, 64 MiB of logits are 167 rows of 100000.
     const CHUNK: usize = 167;
@@ -248,7 +253,7 @@ fn leading_dimensions_of_zero_are_no_rows() {
         let shape = [lead, &[4]].concat();
         let (x, dx) = (Tensor::new(DType::F32, &shape), Tensor::new(DType::F32, &shape));
         let (targets, losses) = (Tensor::new(DType::I32, lead), Tensor::new(DType::F32, lead));
-        for level in targets() {
+        for level in crate::harness::targets() {
             let dweight = Tensor::new(DType::F32, &[6, 4]).fill(|i| i as f64);
             let (dx, dweight_view) = (Some(dx.view()), Some(dweight.view()));
             let op = LinearCrossEntropy { x: x.view(), targets: targets.view(), dx, ..base.op(&losses) };
@@ -274,7 +279,7 @@ fn no_channels_and_no_classes_are_fine() {
         dweight: Some(dweight.view()),
         ..base.op(&losses)
     };
-    for level in targets() {
+    for level in crate::harness::targets() {
         run_with(&op, level, 2);
         assert!(losses.values() == [0.0; 3] && dx.values() == [0.0; 12], "{}", level.name());
     }

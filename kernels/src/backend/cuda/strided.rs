@@ -1,6 +1,6 @@
 //! Tensor views as kernels take them: `View` of `view.cuh`.
 
-use crate::view::View;
+use crate::view::{MAX_DIMS, View};
 
 /// A view as a kernel's parameter: rows of contiguous elements, and where each row begins.
 #[repr(C)]
@@ -34,9 +34,12 @@ impl Strided {
 
     /// The elements of a view of at most four dimensions, each as a row of its own.
     pub fn elements(view: &View<'_>) -> Strided {
-        let (shape, stride) = ([view.shape(), &[1]].concat(), [view.stride(), &[1]].concat());
+        let n = view.ndim();
+        let (mut shape, mut stride) = ([1; MAX_DIMS], [1; MAX_DIMS]);
+        shape[..n].copy_from_slice(view.shape());
+        stride[..n].copy_from_slice(view.stride());
         // SAFETY: the elements of a view, whose maker promised them.
-        let rows = unsafe { View::new("elements", view.data(), view.dtype(), &shape, &stride) };
+        let rows = unsafe { View::new("elements", view.data(), view.dtype(), &shape[..=n], &stride[..=n]) };
         Strided::rows(&rows.expect("a view with one dimension fewer than may be"))
     }
 

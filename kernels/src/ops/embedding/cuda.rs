@@ -77,7 +77,7 @@ pub(super) fn forward(op: &EmbeddingForward<'_>, gpu: &Gpu<'_>) -> Result<(), Cu
     if places == 0 || width == 0 {
         return Ok(());
     }
-    let tables: Vec<View<'_>> = [op.y, op.token_table].into_iter().chain(op.position_table).collect();
+    let tables = [op.y, op.token_table, op.position_table.unwrap_or(op.token_table)];
     let (elements, name) = if packed(dtype, &tables) {
         (ACCESS / dtype.size(), by_dtype!("embedding_forward", dtype))
     } else {

@@ -18,7 +18,7 @@ struct Parameters {
     Matrix saved; // pre-activations; no data: none
     const char *bias;
     const float *factors; // alpha and beta in place of those below; null: none
-    float *sums; // unscaled sums of each part of k, rows padded to whole groups; null: c is stored at once
+    float *sums;          // unscaled sums of each part of k, rows padded to whole groups; null: c is stored at once
     int64_t m, n, k;
     int64_t part; // elements of k in a part
     int64_t batch[3];
@@ -161,7 +161,9 @@ __device__ __forceinline__ void finish_in_dtype(const Parameters &p, const Place
 }
 
 // Columns of a row of sums.
-__device__ __forceinline__ int64_t padded_columns(const Parameters &p) { return (p.n + GROUP - 1) / GROUP * GROUP; }
+__device__ __forceinline__ int64_t padded_columns(const Parameters &p) {
+    return (p.n + GROUP - 1) / GROUP * GROUP;
+}
 
 // W sums of `part` at a row and column of c become c's values, or are kept for `finish` to add.
 template <typename T, int W>

@@ -16,10 +16,11 @@ const THREADS: usize = 128;
 const LONG_PACKS: usize = 4;
 const SHORT_ROW: usize = 32;
 /// Most chunks of rows of the backward pass, so few that all are under way at once on a large device, and the rows of a
-/// chunk for each row of its block, at least: the chunk's sums are written and read again. No chunk depends on the
-/// device.
+/// chunk, at least: its sums are written and read again. Neither depends on the device.
 const MOST_CHUNKS: usize = 384;
 const LEAST_ROWS: usize = 8;
+/// Shared memory that a kernel has besides the partial sums, and more.
+const OTHER_SHARED_BYTES: usize = 512;
 /// Columns and threads of a block that adds up chunks: FINISH_COLUMNS and FINISH_COLUMNS * FINISH_LANES of rows.cuh.
 const FINISH_COLUMNS: usize = 32;
 const FINISH_THREADS: u32 = 512;
@@ -86,38 +87,44 @@ struct FinishParameters {
     accumulate: i64,
 }
 
-/// How a row is read: once, as one pack of 16 bytes of each thread, or as four; again and again, in packs; in elements.
+/// How a row is read: once, as one pack of 16 bytes of each thread, or as four; or again and again.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Path {
     Short,
     Long,
     Loop,
-    Scalar,
 }
 
-/// The name of a kernel for a path and a dtype: `by_path!("rms_norm_forward", path, dtype)`.
+/// The name of a kernel for a path, whether all is aligned, and a dtype: `by_path!("rms_norm_forward", path, dtype)`,
+/// where `path` is a pair.
 macro_rules! by_path {
     ($prefix:literal, $path:expr, $dtype:expr) => {{
         use crate::ops::layer_norm::cuda::Path;
-        match ($path, $dtype) {
-            (Path::Short, DType::F32) => concat!($prefix, "_short_f32"),
-            (Path::Short, DType::BF16) => concat!($prefix, "_short_bf16"),
-            (Path::Short, _) => concat!($prefix, "_short_f16"),
-            (Path::Long, DType::F32) => concat!($prefix, "_long_f32"),
-            (Path::Long, DType::BF16) => concat!($prefix, "_long_bf16"),
-            (Path::Long, _) => concat!($prefix, "_long_f16"),
-            (Path::Loop, DType::F32) => concat!($prefix, "_loop_f32"),
-            (Path::Loop, DType::BF16) => concat!($prefix, "_loop_bf16"),
-            (Path::Loop, _) => concat!($prefix, "_loop_f16"),
-            (Path::Scalar, DType::F32) => concat!($prefix, "_scalar_f32"),
-            (Path::Scalar, DType::BF16) => concat!($prefix, "_scalar_bf16"),
-            (Path::Scalar, _) => concat!($prefix, "_scalar_f16"),
+        match ($path.0, $path.1, $dtype) {
+            (Path::Short, true, DType::F32) => concat!($prefix, "_short_f32"),
+            (Path::Short, true, DType::BF16) => concat!($prefix, "_short_bf16"),
+            (Path::Short, true, _) => concat!($prefix, "_short_f16"),
+            (Path::Short, false, DType::F32) => concat!($prefix, "_short_unaligned_f32"),
+            (Path::Short, false, DType::BF16) => concat!($prefix, "_short_unaligned_bf16"),
+            (Path::Short, false, _) => concat!($prefix, "_short_unaligned_f16"),
+            (Path::Long, true, DType::F32) => concat!($prefix, "_long_f32"),
+            (Path::Long, true, DType::BF16) => concat!($prefix, "_long_bf16"),
+            (Path::Long, true, _) => concat!($prefix, "_long_f16"),
+            (Path::Long, false, DType::F32) => concat!($prefix, "_long_unaligned_f32"),
+            (Path::Long, false, DType::BF16) => concat!($prefix, "_long_unaligned_bf16"),
+            (Path::Long, false, _) => concat!($prefix, "_long_unaligned_f16"),
+            (Path::Loop, true, DType::F32) => concat!($prefix, "_loop_f32"),
+            (Path::Loop, true, DType::BF16) => concat!($prefix, "_loop_bf16"),
+            (Path::Loop, true, _) => concat!($prefix, "_loop_f16"),
+            (Path::Loop, false, DType::F32) => concat!($prefix, "_loop_unaligned_f32"),
+            (Path::Loop, false, DType::BF16) => concat!($prefix, "_loop_unaligned_bf16"),
+            (Path::Loop, false, _) => concat!($prefix, "_loop_unaligned_f16"),
         }
     }};
 }
 pub(crate) use by_path;
 
-/// How the rows are shared out.
+/// How the rows are shared out: a function of their width and dtype, and with it the order of sums.
 #[derive(Clone, Copy)]
 struct Plan {
     path: Path,
@@ -127,23 +134,16 @@ struct Plan {
 }
 
 impl Plan {
-    /// For rows of `width` elements of `dtype`, which may be read in packs if `packed`.
-    fn new(dtype: DType, width: usize, packed: bool) -> Plan {
-        let elements = ACCESS / dtype.size();
-        if !packed || !width.is_multiple_of(elements) {
-            let threads = width.next_power_of_two().clamp(32, MOST_THREADS);
-            return Plan { path: Path::Scalar, group: threads, threads };
-        }
-        let packs = width / elements;
+    const LOOP: Plan = Plan { path: Path::Loop, group: MOST_THREADS, threads: MOST_THREADS };
+
+    fn new(dtype: DType, width: usize) -> Plan {
+        let packs = width.div_ceil(ACCESS / dtype.size());
         if packs <= SHORT_ROW {
             let group = packs.next_power_of_two().clamp(8, 32);
             return Plan { path: Path::Short, group, threads: MOST_THREADS };
         }
         let group = packs.div_ceil(LONG_PACKS).next_power_of_two();
-        if group > MOST_THREADS {
-            return Plan { path: Path::Loop, group: MOST_THREADS, threads: MOST_THREADS };
-        }
-        Plan { path: Path::Long, group, threads: group.max(THREADS) }
+        if group > MOST_THREADS { Plan::LOOP } else { Plan { path: Path::Long, group, threads: group.max(THREADS) } }
     }
 
     /// Rows that a block has at once.
@@ -156,16 +156,17 @@ impl Plan {
         let packs = match self.path {
             Path::Short => 1,
             Path::Long => LONG_PACKS,
-            Path::Loop | Path::Scalar => return 0,
+            Path::Loop => return 0,
         };
         gradients * self.threads * packs * (ACCESS / dtype.size()) * size_of::<f32>()
     }
 }
 
-/// Whether all rows may be read in packs.
+/// Whether all rows are whole packs, each at a multiple of its size.
 fn all_aligned(rows: &[View<'_>], parameters: &[Option<View<'_>>]) -> bool {
     let aligned = |view: &View<'_>| Strided::rows(view).is_aligned(ACCESS, view.dtype().size());
-    rows.iter().chain(parameters.iter().flatten()).all(aligned)
+    let whole = rows[0].width().is_multiple_of(ACCESS / rows[0].dtype().size());
+    whole && rows.iter().chain(parameters.iter().flatten()).all(aligned)
 }
 
 fn statistic(view: &Option<View<'_>>) -> Strided {
@@ -189,14 +190,14 @@ impl Forward<'_> {
         &self,
         gpu: &Gpu<'_>,
         file: &'static str,
-        name: impl Fn(Path) -> &'static str,
+        name: impl Fn((Path, bool)) -> &'static str,
     ) -> Result<(), CudaError> {
         let (rows, width) = (self.x.row_count(), self.x.width());
         if rows == 0 {
             return Ok(());
         }
-        let packed = all_aligned(&[self.x, self.y], &[self.weight, self.bias]);
-        let plan = Plan::new(self.x.dtype(), width, packed);
+        let aligned = all_aligned(&[self.x, self.y], &[self.weight, self.bias]);
+        let plan = Plan::new(self.x.dtype(), width);
         let parameters = ForwardParameters {
             x: Strided::rows(&self.x),
             y: Strided::rows(&self.y),
@@ -213,7 +214,7 @@ impl Forward<'_> {
         let launch = Launch::linear(blocks, plan.threads as u32);
         // SAFETY: the parameters are those of rows.cuh, and the views' memory outlives the work, as their maker
         // promised.
-        unsafe { gpu.launch(file, name(plan.path), launch, &parameters) }
+        unsafe { gpu.launch(file, name((plan.path, aligned)), launch, &parameters) }
     }
 }
 
@@ -243,12 +244,12 @@ impl Backward<'_> {
 
     /// The plan, and the rows of a chunk.
     fn plan(&self, shared_bytes: usize) -> (Plan, usize) {
-        let (dtype, width) = (self.x.dtype(), self.x.width());
-        let mut plan = Plan::new(dtype, width, all_aligned(&[self.dy, self.x, self.dx], &[self.weight]));
-        if plan.shared_bytes(dtype, self.gradients()) + 1024 > shared_bytes {
-            plan = Plan { path: Path::Loop, group: MOST_THREADS, threads: MOST_THREADS };
+        let dtype = self.x.dtype();
+        let mut plan = Plan::new(dtype, self.x.width());
+        if plan.shared_bytes(dtype, self.gradients()) + OTHER_SHARED_BYTES > shared_bytes {
+            plan = Plan::LOOP;
         }
-        let rows = self.x.row_count().div_ceil(MOST_CHUNKS).max(LEAST_ROWS * plan.rows());
+        let rows = self.x.row_count().div_ceil(MOST_CHUNKS).max(LEAST_ROWS);
         (plan, rows.next_multiple_of(plan.rows()))
     }
 
@@ -266,7 +267,7 @@ impl Backward<'_> {
         &self,
         gpu: &Gpu<'_>,
         file: &'static str,
-        name: impl Fn(Path) -> &'static str,
+        name: impl Fn((Path, bool)) -> &'static str,
     ) -> Result<(), CudaError> {
         let (rows, width) = (self.x.row_count(), self.x.width());
         if width == 0 {
@@ -276,6 +277,7 @@ impl Backward<'_> {
         let (plan, chunk) = self.plan(device_shared);
         let sums = gpu.workspace(self.workspace(device_shared));
         let chunks = rows.div_ceil(chunk);
+        let aligned = all_aligned(&[self.dy, self.x, self.dx], &[self.weight]);
         if chunks > 0 {
             let shared = if self.wants_sums() { plan.shared_bytes(self.x.dtype(), self.gradients()) } else { 0 };
             let parameters = BackwardParameters {
@@ -294,7 +296,7 @@ impl Backward<'_> {
             let launch = Launch { shared_bytes: shared as u32, ..Launch::linear(chunks as u32, plan.threads as u32) };
             // SAFETY: the parameters are those of rows.cuh; the views' memory outlives the work, as their maker
             // promised, and so does the workspace.
-            unsafe { gpu.launch(file, name(plan.path), launch, &parameters) }?;
+            unsafe { gpu.launch(file, name((plan.path, aligned)), launch, &parameters) }?;
         }
         for (gradient, first) in [(self.dweight, 0), (self.dbias, width)] {
             let Some(gradient) = gradient else { continue };

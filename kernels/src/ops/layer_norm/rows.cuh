@@ -1,8 +1,9 @@
 // The row kernels of layer norm and of RMS norm, which is layer norm without mean and bias.
 //
 // A row belongs to a group of threads of one block, a power of two of them: a few for a narrow row, the whole block for
-// a wide one. The group reads the row once, as packs of 16 bytes, and keeps it in registers: PACKS of each thread. With
-// PACKS = 0 the row is wider than that, or may not be read in packs (N = 1): it is read again for each pass over it.
+// a wide one. The group reads the row once, in packs of N elements, and keeps it in registers: PACKS of each thread.
+// With PACKS = 0 the row is wider than that, and is read again for each pass over it. Unless all is ALIGNED, and the
+// rows are whole packs, the elements of a pack are read one by one; in which order they are summed is the same.
 #pragma once
 #include "dtype.cuh"
 #include "reduce.cuh"
@@ -10,27 +11,54 @@
 
 constexpr int MOST_WARPS = 16, MOST_THREADS = 32 * MOST_WARPS;
 
+// N elements of a row of `width`, from N at on; 0 beyond its end.
+template <typename T, int N, bool ALIGNED>
+__device__ __forceinline__ Pack<T, N> load_pack(const T *row, int64_t at, int64_t width) {
+    Pack<T, N> pack;
+    if constexpr (ALIGNED) {
+        pack = ((const Pack<T, N> *)row)[at];
+    } else {
+#pragma unroll
+        for (int e = 0; e < N; e++)
+            pack.at[e] = at * N + e < width ? row[at * N + e] : from_f32<T>(0.0f);
+    }
+    return pack;
+}
+template <bool ALIGNED, typename T, int N>
+__device__ __forceinline__ void store_pack_at(T *row, int64_t at, int64_t width, const Pack<T, N> &pack) {
+    if constexpr (ALIGNED) {
+        store_pack(row + at * N, pack);
+    } else {
+#pragma unroll
+        for (int e = 0; e < N; e++)
+            if (at * N + e < width)
+                row[at * N + e] = pack.at[e];
+    }
+}
+
 // A weight or bias, of the rows' dtype or of f32; null: none.
 struct Vector {
     const char *data;
     int64_t is_f32;
 
-    template <typename T, int N> __device__ __forceinline__ void load(float (&to)[N], int64_t pack, float absent) const {
+    template <typename T, bool ALIGNED, int N>
+    __device__ __forceinline__ void load(float (&to)[N], int64_t at, int64_t width, float absent) const {
         if (data == nullptr) {
 #pragma unroll
             for (int e = 0; e < N; e++)
                 to[e] = absent;
         } else if (is_f32) {
-            constexpr int PIECE = N < 4 ? N : 4;
+            constexpr int PIECE = PER_ACCESS<float>;
 #pragma unroll
             for (int i = 0; i < N; i += PIECE) {
-                Pack<float, PIECE> piece = *(const Pack<float, PIECE> *)((const float *)data + pack * N + i);
+                Pack<float, PIECE> piece =
+                    load_pack<float, PIECE, ALIGNED>((const float *)data, at * (N / PIECE) + i / PIECE, width);
 #pragma unroll
                 for (int e = 0; e < PIECE; e++)
                     to[i + e] = piece.at[e];
             }
         } else {
-            Pack<T, N> raw = ((const Pack<T, N> *)data)[pack];
+            Pack<T, N> raw = load_pack<T, N, ALIGNED>((const T *)data, at, width);
 #pragma unroll
             for (int e = 0; e < N; e++)
                 to[e] = to_f32(raw.at[e]);
@@ -49,7 +77,8 @@ struct Group {
         : size(size), lane(threadIdx.x % size), index(threadIdx.x / size), count(blockDim.x / size), space(space),
           turn(0) {}
 
-    // Sums of VALUES (1 or 2) values over the group, in all its threads, in a fixed order. All threads of the block call it.
+    // Sums of VALUES (1 or 2) values over the group, in all its threads, in a fixed order. All threads of the block
+    // call it.
     template <int VALUES> __device__ __forceinline__ void sum(float (&x)[VALUES]) {
 #pragma unroll
         for (int apart = 16; apart > 0; apart /= 2)
@@ -80,23 +109,26 @@ struct Group {
 };
 
 // One row as its group has it.
-template <typename T, int N, int PACKS> struct Row {
+template <typename T, int N, int PACKS, bool ALIGNED> struct Row {
     Pack<T, N> pack[PACKS];
 
     // Without `packs` it reads nothing.
-    __device__ __forceinline__ void load(const T *row, const Group &group, int64_t packs) {
+    __device__ __forceinline__ void load(const T *row, const Group &group, int64_t packs, int64_t width) {
 #pragma unroll
         for (int k = 0; k < PACKS; k++)
             if (group.lane + k * group.size < packs)
-                pack[k] = ((const Pack<T, N> *)row)[group.lane + k * group.size];
+                pack[k] = load_pack<T, N, ALIGNED>(row, group.lane + k * group.size, width);
     }
     __device__ __forceinline__ const Pack<T, N> &get(int k, int64_t) const { return pack[k]; }
 };
-template <typename T, int N> struct Row<T, N, 0> {
+template <typename T, int N, bool ALIGNED> struct Row<T, N, 0, ALIGNED> {
     const T *row;
+    int64_t width;
 
-    __device__ __forceinline__ void load(const T *from, const Group &, int64_t) { row = from; }
-    __device__ __forceinline__ Pack<T, N> get(int, int64_t at) const { return ((const Pack<T, N> *)row)[at]; }
+    __device__ __forceinline__ void load(const T *from, const Group &, int64_t, int64_t of) { row = from, width = of; }
+    __device__ __forceinline__ Pack<T, N> get(int, int64_t at) const {
+        return load_pack<T, N, ALIGNED>(row, at, width);
+    }
 };
 
 // Calls f(k, at) for each pack of the thread: the k-th of its own is pack `at` of the row.
@@ -122,17 +154,18 @@ struct ForwardParameters {
     int32_t group; // threads of a row
 };
 
-template <typename T, bool CENTERED, int N, int PACKS>
+template <typename T, bool CENTERED, int PACKS, bool ALIGNED>
 __device__ __forceinline__ void norm_forward(const ForwardParameters &p) {
+    constexpr int N = PER_ACCESS<T>;
     __shared__ float space[4 * MOST_WARPS];
     Group group(p.group, space);
     float width = (float)(p.width > 0 ? p.width : 1);
     for (int64_t first = (int64_t)blockIdx.x * group.count; first < p.rows; first += (int64_t)gridDim.x * group.count) {
         // A group beyond the last row goes along, with a row of nothing.
         int64_t row = first + group.index;
-        int64_t packs = row < p.rows ? p.width / N : 0;
-        Row<T, N, PACKS> x;
-        x.load(packs > 0 ? p.x.row<T>(row) : nullptr, group, packs);
+        int64_t packs = row < p.rows ? (p.width + N - 1) / N : 0;
+        Row<T, N, PACKS, ALIGNED> x;
+        x.load(packs > 0 ? p.x.row<T>(row) : nullptr, group, packs, p.width);
         float mean = 0.0f;
         if (CENTERED) {
             float sum[1] = {};
@@ -151,7 +184,8 @@ __device__ __forceinline__ void norm_forward(const ForwardParameters &p) {
 #pragma unroll
             for (int e = 0; e < N; e++) {
                 float d = CENTERED ? to_f32(pack.at[e]) - mean : to_f32(pack.at[e]);
-                squares[0] = __fmaf_rn(d, d, squares[0]);
+                if (ALIGNED || at * N + e < p.width)
+                    squares[0] = __fmaf_rn(d, d, squares[0]);
             }
         });
         group.sum(squares);
@@ -165,9 +199,9 @@ __device__ __forceinline__ void norm_forward(const ForwardParameters &p) {
         T *y = packs > 0 ? p.y.row<T>(row) : nullptr;
         for_each_pack<PACKS>(group, packs, [&](int k, int64_t at) {
             float weight[N], bias[N];
-            p.weight.load<T>(weight, at, 1.0f);
+            p.weight.load<T, ALIGNED>(weight, at, p.width, 1.0f);
             if (CENTERED)
-                p.bias.load<T>(bias, at, 0.0f);
+                p.bias.load<T, ALIGNED>(bias, at, p.width, 0.0f);
             Pack<T, N> in = x.get(k, at), out;
 #pragma unroll
             for (int e = 0; e < N; e++) {
@@ -175,7 +209,7 @@ __device__ __forceinline__ void norm_forward(const ForwardParameters &p) {
                 v = CENTERED ? __fmaf_rn((v - mean) * rstd, weight[e], bias[e]) : v * rstd * weight[e];
                 out.at[e] = from_f32<T>(v);
             }
-            store_pack(y + at * N, out);
+            store_pack_at<ALIGNED>(y, at, p.width, out);
         });
     }
 }
@@ -199,9 +233,10 @@ __device__ __forceinline__ float4 *partial_sums(int slot) {
 
 // A block has a chunk of rows. The parameters' gradients over the chunk are summed in shared memory, where each thread
 // has places for the columns of its packs, or, with PACKS = 0, where they are to end.
-template <typename T, bool CENTERED, int N, int PACKS>
+template <typename T, bool CENTERED, int PACKS, bool ALIGNED>
 __device__ __forceinline__ void norm_backward(const BackwardParameters &p) {
-    constexpr int QUADS = N / 4, HALF = PACKS * QUADS; // slots of a pack, and of all that make dweight
+    constexpr int N = PER_ACCESS<T>, QUADS = N / 4,
+                  HALF = PACKS * QUADS; // slots of a pack, and of all that make dweight
     __shared__ float space[4 * MOST_WARPS];
     Group group((int)p.group, space);
     int64_t first = (int64_t)blockIdx.x * p.chunk;
@@ -215,17 +250,17 @@ __device__ __forceinline__ void norm_backward(const BackwardParameters &p) {
     }
     for (int64_t base = first; base < last; base += group.count) {
         int64_t row = base + group.index;
-        int64_t packs = row < last ? p.width / N : 0;
-        Row<T, N, PACKS> x, dy;
-        x.load(packs > 0 ? p.x.row<T>(row) : nullptr, group, packs);
-        dy.load(packs > 0 ? p.dy.row<T>(row) : nullptr, group, packs);
+        int64_t packs = row < last ? (p.width + N - 1) / N : 0;
+        Row<T, N, PACKS, ALIGNED> x, dy;
+        x.load(packs > 0 ? p.x.row<T>(row) : nullptr, group, packs, p.width);
+        dy.load(packs > 0 ? p.dy.row<T>(row) : nullptr, group, packs, p.width);
         float mean = CENTERED && packs > 0 ? *p.mean.row<float>(row) : 0.0f;
         float rstd = packs > 0 ? *p.rstd.row<float>(row) : 0.0f;
         auto xhat_of = [&](T x) { return (CENTERED ? to_f32(x) - mean : to_f32(x)) * rstd; };
         float sum[2] = {}; // of g xhat and of g
         for_each_pack<PACKS>(group, packs, [&](int k, int64_t at) {
             float weight[N], xhat[N], d[N];
-            p.weight.load<T>(weight, at, 1.0f);
+            p.weight.load<T, ALIGNED>(weight, at, p.width, 1.0f);
             Pack<T, N> x_pack = x.get(k, at), dy_pack = dy.get(k, at);
 #pragma unroll
             for (int e = 0; e < N; e++) {
@@ -258,6 +293,8 @@ __device__ __forceinline__ void norm_backward(const BackwardParameters &p) {
                 // The group is the whole block, so a column is one thread's.
 #pragma unroll
                 for (int e = 0; e < N; e++) {
+                    if (!ALIGNED && at * N + e >= p.width)
+                        break;
                     float *w = sums + at * N + e, *b = w + p.width;
                     *w = __fmaf_rn(d[e], xhat[e], row == first ? 0.0f : *w);
                     if (CENTERED)
@@ -276,7 +313,7 @@ __device__ __forceinline__ void norm_backward(const BackwardParameters &p) {
         T *dx = packs > 0 ? p.dx.row<T>(row) : nullptr;
         for_each_pack<PACKS>(group, packs, [&](int k, int64_t at) {
             float weight[N];
-            p.weight.load<T>(weight, at, 1.0f);
+            p.weight.load<T, ALIGNED>(weight, at, p.width, 1.0f);
             Pack<T, N> x_pack = x.get(k, at), dy_pack = dy.get(k, at), out;
 #pragma unroll
             for (int e = 0; e < N; e++) {
@@ -285,7 +322,7 @@ __device__ __forceinline__ void norm_backward(const BackwardParameters &p) {
                     g -= mean_g;
                 out.at[e] = from_f32<T>(__fmaf_rn(-xhat_of(x_pack.at[e]), mean_gx, g) * rstd);
             }
-            store_pack(dx + at * N, out);
+            store_pack_at<ALIGNED>(dx, at, p.width, out);
         });
     }
     if constexpr (PACKS > 0) {
@@ -306,7 +343,8 @@ __device__ __forceinline__ void norm_backward(const BackwardParameters &p) {
                 float4 more = from[g * group.size];
                 sum.x += more.x, sum.y += more.y, sum.z += more.z, sum.w += more.w;
             }
-            *(float4 *)(sums + slot / HALF * p.width + column) = sum;
+            Pack<float, 4> out = {sum.x, sum.y, sum.z, sum.w};
+            store_pack_at<ALIGNED>(sums + slot / HALF * p.width, column / 4, p.width, out);
         }
     }
 }
@@ -322,7 +360,8 @@ struct FinishParameters {
 
 constexpr int FINISH_COLUMNS = 32, FINISH_LANES = 16;
 
-// gradient (+)= the sums of all chunks. Lane i of a column adds chunks i, i + FINISH_LANES, ..., then the lanes are added.
+// gradient (+)= the sums of all chunks. Lane i of a column adds chunks i, i + FINISH_LANES, ..., then the lanes are
+// added.
 template <typename T> __device__ __forceinline__ void norm_finish(const FinishParameters &p) {
     __shared__ float space[FINISH_LANES][FINISH_COLUMNS];
     int x = threadIdx.x % FINISH_COLUMNS, lane = threadIdx.x / FINISH_COLUMNS;
@@ -343,20 +382,22 @@ template <typename T> __device__ __forceinline__ void norm_finish(const FinishPa
     *gradient = from_f32<T>(p.accumulate ? to_f32(*gradient) + sum : sum);
 }
 
-// The kernels of one norm for one dtype; a row is short enough for one pack of each thread, or for four, or it is read
-// again and again, in packs or in single elements.
+// The kernels of one norm for one dtype: a row is short enough for one pack of each thread, or for four, or is read
+// again and again; and everything is aligned, or not.
 #define NORM_KERNELS(norm, centered, suffix, type)                                                                     \
-    NORM_KERNEL_PAIR(norm, centered, suffix, type, short, PER_ACCESS<type>, 1)                                         \
-    NORM_KERNEL_PAIR(norm, centered, suffix, type, long, PER_ACCESS<type>, 4)                                          \
-    NORM_KERNEL_PAIR(norm, centered, suffix, type, loop, PER_ACCESS<type>, 0)                                          \
-    NORM_KERNEL_PAIR(norm, centered, suffix, type, scalar, 1, 0)
+    NORM_KERNEL_PAIR(norm, centered, suffix, type, short, 1, true)                                                     \
+    NORM_KERNEL_PAIR(norm, centered, suffix, type, long, 4, true)                                                      \
+    NORM_KERNEL_PAIR(norm, centered, suffix, type, loop, 0, true)                                                      \
+    NORM_KERNEL_PAIR(norm, centered, suffix, type, short_unaligned, 1, false)                                          \
+    NORM_KERNEL_PAIR(norm, centered, suffix, type, long_unaligned, 4, false)                                           \
+    NORM_KERNEL_PAIR(norm, centered, suffix, type, loop_unaligned, 0, false)
 
-#define NORM_KERNEL_PAIR(norm, centered, suffix, type, path, n, packs)                                                 \
-    extern "C" __global__ __launch_bounds__(MOST_THREADS) void norm##_forward_##path##_##suffix(                       \
+#define NORM_KERNEL_PAIR(norm, centered, suffix, type, path, packs, aligned)                                           \
+    extern "C" __global__ __launch_bounds__(MOST_THREADS, 1) void norm##_forward_##path##_##suffix(                    \
         const __grid_constant__ ForwardParameters p) {                                                                 \
-        norm_forward<type, centered, n, packs>(p);                                                                     \
+        norm_forward<type, centered, packs, aligned>(p);                                                               \
     }                                                                                                                  \
-    extern "C" __global__ __launch_bounds__(MOST_THREADS) void norm##_backward_##path##_##suffix(                      \
+    extern "C" __global__ __launch_bounds__(MOST_THREADS, 1) void norm##_backward_##path##_##suffix(                   \
         const __grid_constant__ BackwardParameters p) {                                                                \
-        norm_backward<type, centered, n, packs>(p);                                                                    \
+        norm_backward<type, centered, packs, aligned>(p);                                                              \
     }
