@@ -88,12 +88,7 @@ fn files(folder: &Path, ending: &str, found: &mut BTreeSet<PathBuf>) {
 }
 
 /// Appends a source and the headers of ours that it includes, each once.
-fn read_with_includes(
-    source: &Path,
-    headers: &BTreeSet<PathBuf>,
-    included: &mut BTreeSet<PathBuf>,
-    text: &mut String,
-) {
+fn read_with_includes(source: &Path, headers: &BTreeSet<PathBuf>, included: &mut BTreeSet<PathBuf>, text: &mut String) {
     if !included.insert(source.to_owned()) {
         return;
     }

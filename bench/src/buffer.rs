@@ -25,7 +25,7 @@ impl Buffer {
     /// Zeros of any dtype.
     pub(crate) fn zeros(stream: &Stream, dtype: DType, shape: &[usize]) -> Buffer {
         let buffer = Buffer::new(stream, dtype, shape);
-        let words = [buffer.bytes().next_multiple_of(4) / 4];
+        let words = [buffer.bytes().div_ceil(4)];
         // SAFETY: the buffer's own memory, as f32, whose zero has no bits set.
         let y = unsafe { View::new("buffer", buffer.data, DType::F32, &words, &[1]) }.expect("a contiguous buffer");
         stream.submit(&Fill { value: 0.0, y }).expect("a valid view");

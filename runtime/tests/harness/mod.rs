@@ -5,6 +5,7 @@
 pub mod small_state;
 
 use scalert_kernels::backend::cpu::Cpu;
+use scalert_kernels::backend::cuda::{CudaError, Gpu};
 use scalert_runtime::dtype::{bf16, f16};
 use scalert_runtime::ops::Op;
 use scalert_runtime::threads::HostThreads;
@@ -135,6 +136,9 @@ impl<F: Fn(&Cpu<'_>)> Op for Probe<F> {
     }
     fn cpu(&self, cpu: &Cpu<'_>) {
         (self.body)(cpu);
+    }
+    fn cuda(&self, _: &Gpu<'_>) -> Result<(), CudaError> {
+        Err(Gpu::unavailable("probe", "is a closure of the host"))
     }
 }
 
