@@ -56,8 +56,8 @@ static void *allocate(size_t count, size_t size) {
 /* ---- options ---------------------------------------------------------------------------------------------------- */
 
 static struct {
-    int64_t dtype, arch, vocabulary, layers, width, heads, kv_heads, context, micro_batch, accumulation, steps, schedule, warmup,
-        optimizer, seed, threads, device_memory, force_overflow, eval_every, sample, quiet;
+    int64_t dtype, arch, vocabulary, layers, width, heads, kv_heads, context, micro_batch, accumulation, steps,
+        schedule, warmup, optimizer, seed, threads, device_memory, force_overflow, eval_every, sample, quiet;
     double lr, weight_decay, clip, dropout, loss_scale;
     const char *device;
 } opt;

@@ -84,11 +84,11 @@ template <typename T, bool OVERWRITE> __device__ __forceinline__ void accumulate
 }
 
 #define KERNEL(suffix, type)                                                                                           \
-    extern "C" __global__ void __launch_bounds__(THREADS, 7)                                                           \
+    extern "C" __global__ void __launch_bounds__(THREADS, 6)                                                           \
         accumulate_add_##suffix(const __grid_constant__ Parameters p) {                                                \
         accumulate<type, false>(p);                                                                                    \
     }                                                                                                                  \
-    extern "C" __global__ void __launch_bounds__(THREADS, 7)                                                           \
+    extern "C" __global__ void __launch_bounds__(THREADS, 6)                                                           \
         accumulate_overwrite_##suffix(const __grid_constant__ Parameters p) {                                          \
         accumulate<type, true>(p);                                                                                     \
     }

@@ -249,7 +249,7 @@ template <int D> __device__ __forceinline__ void backward_keys(const BackwardPar
 }
 
 #define KERNEL(name, Parameters, d)                                                                                    \
-    extern "C" __global__ void __launch_bounds__(THREADS)                                                              \
+    extern "C" __global__ void __launch_bounds__(THREADS, 1)                                                           \
         attention_##name##_f32_##d(const __grid_constant__ Parameters p) {                                             \
         name<d>(p);                                                                                                    \
     }

@@ -14,8 +14,8 @@ struct Parameters {
 constexpr int GROUP = 4;
 constexpr int WARPS = 8, THREADS = 32 * WARPS;
 
-// Column sums of a block of rows in the order of the CPU: groups of rows ((0 + 1) + (2 + 3)), then group after group. Each
-// warp reads one group of eight, in packs of N elements; then each thread adds the eight sums of one column.
+// Column sums of a block of rows in the order of the CPU: groups of rows ((0 + 1) + (2 + 3)), then group after group.
+// Each warp reads one group of eight, in packs of N elements; then each thread adds the eight sums of one column.
 template <typename T, int N> __device__ __forceinline__ void sum_block(const Parameters &p) {
     constexpr int COLUMNS = 32 * N;
     __shared__ float space[2][WARPS][COLUMNS];
@@ -75,7 +75,8 @@ template <typename T> __device__ __forceinline__ void finish(const Parameters &p
 }
 
 #define KERNEL(suffix, type)                                                                                           \
-    extern "C" __global__ __launch_bounds__(THREADS) void bias_gradient_##suffix(const __grid_constant__ Parameters p) { \
+    extern "C" __global__ __launch_bounds__(THREADS) void bias_gradient_##suffix(                                      \
+        const __grid_constant__ Parameters p) {                                                                        \
         sum_block<type, PER_ACCESS<type>>(p);                                                                          \
     }                                                                                                                  \
     extern "C" __global__ __launch_bounds__(THREADS) void bias_gradient_scalar_##suffix(                               \

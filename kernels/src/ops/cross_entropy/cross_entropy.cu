@@ -3,8 +3,8 @@
 #include "view.cuh"
 
 struct Parameters {
-    View logits, dlogits;   // null: no gradients
-    View targets, losses;   // of elements, of which row r has element first + r
+    View logits, dlogits;    // null: no gradients
+    View targets, losses;    // of elements, of which row r has element first + r
     const float *loss_scale; // null: 1
     int64_t first, rows, v;
     int64_t kept; // packs of a row that fit into shared memory

@@ -197,7 +197,7 @@ FOR_EACH_DTYPE(FORWARD)
     BACKWARD_PAIR(suffix##_##d_suffix, type, d, PER_ACCESS<type>)                                                      \
     BACKWARD_PAIR(scalar_##suffix##_##d_suffix, type, d, 1)
 #define BACKWARD_PAIR(suffix, type, d, n)                                                                              \
-    extern "C" __global__ __launch_bounds__(128) void embedding_token_sums_##suffix(                                   \
+    extern "C" __global__ __launch_bounds__(128, 5) void embedding_token_sums_##suffix(                                \
         const __grid_constant__ BackwardParameters p) {                                                                \
         token_sums<type, d, n>(p);                                                                                     \
     }                                                                                                                  \

@@ -5,7 +5,7 @@
 #include "view.cuh"
 
 struct Parameters {
-    View tokens; // of elements: what the first pass reads
+    View tokens;                   // of elements: what the first pass reads
     const uint32_t *token, *place; // what the others read; null in the first
     uint32_t *to_token, *to_place;
     uint32_t *counts; // of each digit, of each chunk; then where the chunk's places of the digit go

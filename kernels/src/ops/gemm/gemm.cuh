@@ -161,9 +161,7 @@ __device__ __forceinline__ void finish_in_dtype(const Parameters &p, const Place
 }
 
 // Columns of a row of sums.
-__device__ __forceinline__ int64_t padded_columns(const Parameters &p) {
-    return (p.n + GROUP - 1) / GROUP * GROUP;
-}
+__device__ __forceinline__ int64_t padded_columns(const Parameters &p) { return (p.n + GROUP - 1) / GROUP * GROUP; }
 
 // W sums of `part` at a row and column of c become c's values, or are kept for `finish` to add.
 template <typename T, int W>

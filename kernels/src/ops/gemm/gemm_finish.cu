@@ -21,8 +21,7 @@ template <typename T> __device__ __forceinline__ void finish(const Parameters &p
 }
 
 #define KERNEL(suffix, type)                                                                                           \
-    extern "C" __global__ __launch_bounds__(256, 4) void gemm_finish_##suffix(                                         \
-        const __grid_constant__ Parameters p) {                                                                        \
+    extern "C" __global__ __launch_bounds__(256, 4) void gemm_finish_##suffix(const __grid_constant__ Parameters p) {  \
         finish<type>(p);                                                                                               \
     }
 FOR_EACH_DTYPE(KERNEL)

@@ -139,8 +139,8 @@ template <typename T, int SIDE> __device__ __forceinline__ void product(const Pa
 }
 
 #define KERNEL(suffix, type)                                                                                           \
-    extern "C" __global__ __launch_bounds__(THREADS, 3) void gemm_simt_64x64_##suffix(                                 \
-        const __grid_constant__ Parameters p) {                                                                        \
+    extern "C" __global__ __launch_bounds__(THREADS,                                                                   \
+                                            2) void gemm_simt_64x64_##suffix(const __grid_constant__ Parameters p) {   \
         product<type, 64>(p);                                                                                          \
     }
 FOR_EACH_DTYPE(KERNEL)

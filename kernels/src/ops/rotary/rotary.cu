@@ -10,10 +10,10 @@ struct Parameters {
     int64_t t, heads, d;
     int64_t batch;
     double base;
-    double direction; // 1, or -1 to turn back
-    int64_t tasks;    // tokens of a block
+    double direction;               // 1, or -1 to turn back
+    int64_t tasks;                  // tokens of a block
     int64_t step_heads, step_packs; // from a thread's pack to its next: the threads of a block, in heads and packs
-    int64_t tabled;   // whether sines and cosines fit into shared memory
+    int64_t tabled;                 // whether sines and cosines fit into shared memory
 };
 
 constexpr double QUARTERS_PER_RADIAN = 0.63661977236758134308;

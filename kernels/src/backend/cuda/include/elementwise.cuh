@@ -120,7 +120,7 @@ template <typename F> struct Random {
     template <int N, typename... I, typename... O>
     __device__ __forceinline__ void operator()(const Packs<N, I...> &in, Packs<N, O...> &out, uint64_t index) {
         uint32_t word[N];
-        stream.words<N>(stream.first + index, [this](uint32_t(&block)[4]) { f.draw(block); }, word);
+        stream.words<N>(stream.first + index, [this](uint32_t (&block)[4]) { f.draw(block); }, word);
 #pragma unroll
         for (int e = 0; e < N; e++) {
             float x[sizeof...(I) + 1], y[sizeof...(O)];
