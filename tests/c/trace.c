@@ -1,5 +1,5 @@
-/* Traces: what they record, what the file says, and what is refused. On the CPU device, and on a CUDA device where there
- * is one. */
+/* Traces: what they record, what the file says, and what is refused. On the CPU device, and on a CUDA device where
+ * there is one. */
 #define _POSIX_C_SOURCE 200809L
 #include "check.h"
 
@@ -236,7 +236,7 @@ static void files_that_cannot_be_written(void) {
     OK(scalert_trace_stop(trace));
     CHECK(info_of(trace).spans == 2000 && info_of(trace).dropped == 500);
 
-    FAILS(scalert_trace_write_wait(trace, in_directory("none/trace.json")), SCALERT_INVALID_ARGUMENT, "none/trace.json");
+    FAILS(scalert_trace_write_wait(trace, in_directory("none/it.json")), SCALERT_INVALID_ARGUMENT, "none/it.json");
     errno_of_last(SCALERT_INVALID_ARGUMENT, ENOENT);
     FAILS(scalert_trace_write_wait(trace, directory), SCALERT_INVALID_ARGUMENT, "path");
     errno_of_last(SCALERT_INVALID_ARGUMENT, EISDIR);

@@ -5,8 +5,8 @@ use crate::error::Result;
 use scalert_kernels::backend::cuda::Handle;
 
 impl NativeStream {
-    /// Marks this place in the stream by a timing event, made if it is null. Not while the stream is captured: the event
-    /// would become a node of the graph. Says whether it is marked. The context is entered.
+    /// Marks this place in the stream by a timing event, made if it is null. Not while the stream is captured: the
+    /// event would become a node of the graph. Says whether it is marked. The context is entered.
     pub(crate) fn mark(&self, event: &mut Handle) -> bool {
         if self.capture() != Ok(Capture::None) {
             return false;

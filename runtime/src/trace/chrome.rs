@@ -31,112 +31,121 @@ pub(super) fn write<'a, R: Iterator<Item = &'a Record>>(
     about: &About<'_>,
     records: impl Fn() -> R,
 ) -> Result<()> {
-    let process = std::process::id();
+    let mut file = File { out, about, process: std::process::id() };
+    file.write_names(records())?;
     let mut tiers = [false; Tier::ALL.len()];
-    let mut tracks = BTreeSet::new();
-    for record in records() {
-        tracks.insert((u64::from(record.thread), format!("host thread {}", record.thread)));
-        if record.device.is_some() {
-            let name = format!("cuda:{} stream {}", about.ordinal, record.stream);
-            tracks.insert((STREAM_TRACKS + record.stream, name));
-        }
-        tiers.iter_mut().zip(record.used).for_each(|(is_used, bytes)| *is_used |= bytes > 0);
-    }
-    let rank = about.rank;
-    write!(out, r#"{{"traceEvents":[{}"#, "\n")?;
-    write!(out, r#"{{"ph":"M","pid":{process},"name":"process_name","args":{{"name":"rank {rank}"}}}}"#)?;
-    write!(
-        out,
-        ",\n{{\"ph\":\"M\",\"pid\":{process},\"name\":\"process_sort_index\",\"args\":{{\"sort_index\":{rank}}}}}"
-    )?;
-    if about.dropped > 0 {
-        let dropped = about.dropped;
-        write!(
-            out,
-            ",\n{{\"ph\":\"M\",\"pid\":{process},\"name\":\"process_labels\",\
-             \"args\":{{\"labels\":\"{dropped} spans dropped\"}}}}"
-        )?;
-    }
-    for (order, (track, name)) in tracks.iter().enumerate() {
-        write!(
-            out,
-            ",\n{{\"ph\":\"M\",\"pid\":{process},\"tid\":{track},\"name\":\"thread_name\",\
-             \"args\":{{\"name\":\"{name}\"}}}},\n{{\"ph\":\"M\",\"pid\":{process},\"tid\":{track},\
-             \"name\":\"thread_sort_index\",\"args\":{{\"sort_index\":{order}}}}}"
-        )?;
-    }
+    records().for_each(|record| tiers.iter_mut().zip(record.used).for_each(|(used, bytes)| *used |= bytes > 0));
     let mut used = None;
     for record in records() {
-        if used != Some(record.used) {
-            used = Some(record.used);
-            write_memory(out, about, process, record, tiers)?;
+        if used.replace(record.used) != Some(record.used) {
+            file.write_memory(record, tiers)?;
         }
-        let on_cpu = about.device == DeviceKind::Cpu;
-        let category = match record.is_range {
-            true => "range",
-            false if on_cpu => "operation",
-            false => "enqueue",
+        file.write_record(record)?;
+    }
+    file.write_end()
+}
+
+struct File<'a, W> {
+    out: &'a mut W,
+    about: &'a About<'a>,
+    process: u32,
+}
+
+impl<W: Write> File<'_, W> {
+    /// Names of the process and of its tracks.
+    fn write_names<'a>(&mut self, records: impl Iterator<Item = &'a Record>) -> Result<()> {
+        let rank = self.about.rank;
+        write!(self.out, "{{\"traceEvents\":[\n")?;
+        self.write_metadata(None, "process_name", format_args!("\"name\":\"rank {rank}\""))?;
+        write!(self.out, ",\n")?;
+        self.write_metadata(None, "process_sort_index", format_args!("\"sort_index\":{rank}"))?;
+        if self.about.dropped > 0 {
+            write!(self.out, ",\n")?;
+            let labels = format_args!("\"labels\":\"{} spans dropped\"", self.about.dropped);
+            self.write_metadata(None, "process_labels", labels)?;
+        }
+        let mut tracks = BTreeSet::new();
+        for record in records {
+            tracks.insert(u64::from(record.thread));
+            tracks.extend(record.device.map(|_| STREAM_TRACKS + record.stream));
+        }
+        for track in tracks {
+            let ordinal = self.about.ordinal;
+            let name = match track.checked_sub(STREAM_TRACKS) {
+                Some(stream) => format!("\"name\":\"cuda:{ordinal} stream {stream}\""),
+                None => format!("\"name\":\"host thread {track}\""),
+            };
+            write!(self.out, ",\n")?;
+            self.write_metadata(Some(track), "thread_name", format_args!("{name}"))?;
+            write!(self.out, ",\n")?;
+            self.write_metadata(Some(track), "thread_sort_index", format_args!("\"sort_index\":{track}"))?;
+        }
+        Ok(())
+    }
+
+    fn write_metadata(&mut self, track: Option<u64>, name: &str, value: std::fmt::Arguments<'_>) -> Result<()> {
+        write!(self.out, "{{\"ph\":\"M\",\"pid\":{}", self.process)?;
+        if let Some(track) = track {
+            write!(self.out, ",\"tid\":{track}")?;
+        }
+        write!(self.out, ",\"name\":\"{name}\",\"args\":{{{value}}}}}")
+    }
+
+    /// Bytes in use of each tier that is used at all, when a span began.
+    fn write_memory(&mut self, record: &Record, tiers: [bool; Tier::ALL.len()]) -> Result<()> {
+        write!(self.out, ",\n{{\"ph\":\"C\",\"pid\":{},\"name\":\"bytes in use\",\"ts\":", self.process)?;
+        write_microseconds(self.out, record.host[0].saturating_sub(self.about.origin))?;
+        write!(self.out, ",\"args\":{{")?;
+        let used = Tier::ALL.into_iter().zip(record.used).filter(|(tier, _)| tiers[*tier as usize]);
+        for (i, (tier, bytes)) in used.enumerate() {
+            write!(self.out, "{}\"{tier}\":{bytes}", if i > 0 { "," } else { "" })?;
+        }
+        write!(self.out, "}}}}")
+    }
+
+    /// What a span did on its thread and on the device.
+    fn write_record(&mut self, record: &Record) -> Result<()> {
+        let (on_host, on_device) = match (record.is_range, self.about.device) {
+            (true, _) => ("range", "range"),
+            (false, DeviceKind::Cpu) => ("operation", "operation"),
+            (false, DeviceKind::Cuda) => ("enqueue", "operation"),
         };
-        write_span(out, about, process, record, (record.thread.into(), category, record.host, on_cpu))?;
-        if let Some(times) = record.device {
-            let category = if record.is_range { "range" } else { "operation" };
-            write_span(out, about, process, record, (STREAM_TRACKS + record.stream, category, times, true))?;
-        }
+        self.write_span(record, record.thread.into(), on_host, record.host)?;
+        record.device.map_or(Ok(()), |times| self.write_span(record, STREAM_TRACKS + record.stream, on_device, times))
     }
-    write!(out, "\n],\n\"displayTimeUnit\":\"ns\",\n\"otherData\":{{")?;
-    write!(out, "\"library\":\"libscaleRT {}\",\"monotonic_ns_at_0\":{}", env!("CARGO_PKG_VERSION"), about.origin)?;
-    write!(out, ",\"dropped\":{}", about.dropped)?;
-    if let Some(reason) = about.without_device_times {
-        write!(out, ",\"without_device_times\":")?;
-        write_text(out, reason.as_bytes())?;
-    }
-    writeln!(out, "}}}}")
-}
 
-fn write_span(
-    out: &mut impl Write,
-    about: &About<'_>,
-    process: u32,
-    record: &Record,
-    (track, category, [begin, end], computes): (u64, &str, [u64; 2], bool),
-) -> Result<()> {
-    let duration = end.saturating_sub(begin);
-    write!(out, ",\n{{\"ph\":\"X\",\"pid\":{process},\"tid\":{track},\"ts\":")?;
-    write_microseconds(out, begin.saturating_sub(about.origin))?;
-    write!(out, ",\"dur\":")?;
-    write_microseconds(out, duration)?;
-    write!(out, ",\"cat\":\"{category}\",\"name\":")?;
-    write_text(out, record.name())?;
-    write!(out, ",\"args\":{{\"stream\":{}", record.stream)?;
-    if !record.is_range {
-        write!(out, ",\"bytes\":{}", record.bytes)?;
-        if computes && duration > 0 {
-            write!(out, ",\"GB/s\":{:.3}", record.bytes as f64 / duration as f64)?;
+    fn write_span(&mut self, record: &Record, track: u64, category: &str, [begin, end]: [u64; 2]) -> Result<()> {
+        let duration = end.saturating_sub(begin);
+        write!(self.out, ",\n{{\"ph\":\"X\",\"pid\":{},\"tid\":{track},\"ts\":", self.process)?;
+        write_microseconds(self.out, begin.saturating_sub(self.about.origin))?;
+        write!(self.out, ",\"dur\":")?;
+        write_microseconds(self.out, duration)?;
+        write!(self.out, ",\"cat\":\"{category}\",\"name\":")?;
+        write_text(self.out, record.name())?;
+        write!(self.out, ",\"args\":{{\"stream\":{}", record.stream)?;
+        if !record.is_range {
+            write!(self.out, ",\"bytes\":{}", record.bytes)?;
         }
+        if category == "operation" && duration > 0 {
+            write!(self.out, ",\"GB/s\":{:.3}", record.bytes as f64 / duration as f64)?;
+        }
+        if let Some(implementation) = record.implementation {
+            write!(self.out, ",\"implementation\":\"{implementation}\"")?;
+        }
+        write!(self.out, "}}}}")
     }
-    if let Some(implementation) = record.implementation {
-        write!(out, ",\"implementation\":")?;
-        write_text(out, implementation.as_bytes())?;
-    }
-    write!(out, "}}}}")
-}
 
-/// Bytes in use of each tier that is used at all.
-fn write_memory(
-    out: &mut impl Write,
-    about: &About<'_>,
-    process: u32,
-    record: &Record,
-    tiers: [bool; Tier::ALL.len()],
-) -> Result<()> {
-    write!(out, ",\n{{\"ph\":\"C\",\"pid\":{process},\"name\":\"bytes in use\",\"ts\":")?;
-    write_microseconds(out, record.host[0].saturating_sub(about.origin))?;
-    write!(out, ",\"args\":{{")?;
-    let used = Tier::ALL.into_iter().zip(record.used).filter(|(tier, _)| tiers[*tier as usize]);
-    for (i, (tier, bytes)) in used.enumerate() {
-        write!(out, "{}\"{tier}\":{bytes}", if i > 0 { "," } else { "" })?;
+    fn write_end(&mut self) -> Result<()> {
+        let About { origin, dropped, without_device_times, .. } = self.about;
+        write!(self.out, "\n],\n\"displayTimeUnit\":\"ns\",\n\"otherData\":{{")?;
+        write!(self.out, "\"library\":\"libscaleRT {}\",", env!("CARGO_PKG_VERSION"))?;
+        write!(self.out, "\"monotonic_ns_at_0\":{origin},\"dropped\":{dropped}")?;
+        if let Some(reason) = without_device_times {
+            write!(self.out, ",\"without_device_times\":")?;
+            write_text(self.out, reason.as_bytes())?;
+        }
+        writeln!(self.out, "}}}}")
     }
-    write!(out, "}}}}")
 }
 
 fn write_microseconds(out: &mut impl Write, nanoseconds: u64) -> Result<()> {

@@ -1,5 +1,5 @@
-//! Traces: when operations ran, on the host and on the device, in a file for Chrome and Perfetto; and NVTX ranges for the
-//! profiler that the process runs under.
+//! Traces: when operations ran, on the host and on the device, in a file for Chrome and Perfetto; and NVTX ranges for
+//! the profiler that the process runs under.
 //!
 //! Without a trace that records and without a profiler, an operation pays for two loads.
 
@@ -49,9 +49,9 @@ pub struct TraceInfo {
 
 /// A recording of the operations of one runtime, and of the host's ranges.
 ///
-/// A span is an operation, a copy or a range: its name, bytes, thread and stream, when it began and ended on its thread,
-/// and, on a CUDA device, when its work began and ended there, by events of the driver. While a stream is captured, only
-/// the host's times are known. Nothing waits while spans are recorded.
+/// A span is an operation, a copy or a range: its name, bytes, thread and stream, when it began and ended on its
+/// thread, and, on a CUDA device, when its work began and ended there, by events of the driver. While a stream is
+/// captured, only the host's times are known. Nothing waits while spans are recorded.
 pub struct Trace {
     /// Held while a recording begins, ends, or is written.
     control: Exclusive<()>,
