@@ -247,12 +247,14 @@ impl Recorder {
         let first = self.first.load(Ordering::Relaxed);
         let mut kept = Kept { recorder: self, slots: Vec::new() };
         for (index, slot) in self.slots().iter().enumerate() {
-            if slot.state.compare_exchange(ENDED, CLAIMED, Ordering::Acquire, Ordering::Relaxed).is_ok() {
+            if slot.state.compare_exchange(ENDED, CLAIMED, Ordering::Acquire, Ordering::Relaxed).is_err() {
+                continue;
+            }
+            // SAFETY: claimed above.
+            if unsafe { (*slot.record.get()).number } >= first {
                 kept.slots.push(index);
-                if kept.record(index).number < first {
-                    kept.slots.pop();
-                    slot.state.store(ENDED, Ordering::Release);
-                }
+            } else {
+                slot.state.store(ENDED, Ordering::Release);
             }
         }
         let mut slots = std::mem::take(&mut kept.slots);
