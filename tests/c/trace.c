@@ -284,6 +284,10 @@ static void a_forked_child_records(void) {
         CHECK(info_of(trace).spans == 2);
         text = written(trace);
         span(text, "operation", "fill", 1);
+        free(text);
+        scalert_trace_destroy(trace);
+        scalert_stream_destroy(stream);
+        scalert_runtime_destroy(runtime);
         _exit(0);
     }
     CHECK(waitpid(child, &status, 0) == child);

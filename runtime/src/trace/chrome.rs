@@ -55,12 +55,12 @@ impl<W: Write> File<'_, W> {
     /// Names of the process and of its tracks.
     fn write_names<'a>(&mut self, records: impl Iterator<Item = &'a Record>) -> Result<()> {
         let rank = self.about.rank;
-        write!(self.out, "{{\"traceEvents\":[\n")?;
+        writeln!(self.out, "{{\"traceEvents\":[")?;
         self.write_metadata(None, "process_name", format_args!("\"name\":\"rank {rank}\""))?;
-        write!(self.out, ",\n")?;
+        writeln!(self.out, ",")?;
         self.write_metadata(None, "process_sort_index", format_args!("\"sort_index\":{rank}"))?;
         if self.about.dropped > 0 {
-            write!(self.out, ",\n")?;
+            writeln!(self.out, ",")?;
             let labels = format_args!("\"labels\":\"{} spans dropped\"", self.about.dropped);
             self.write_metadata(None, "process_labels", labels)?;
         }
@@ -75,9 +75,9 @@ impl<W: Write> File<'_, W> {
                 Some(stream) => format!("\"name\":\"cuda:{ordinal} stream {stream}\""),
                 None => format!("\"name\":\"host thread {track}\""),
             };
-            write!(self.out, ",\n")?;
+            writeln!(self.out, ",")?;
             self.write_metadata(Some(track), "thread_name", format_args!("{name}"))?;
-            write!(self.out, ",\n")?;
+            writeln!(self.out, ",")?;
             self.write_metadata(Some(track), "thread_sort_index", format_args!("\"sort_index\":{track}"))?;
         }
         Ok(())
