@@ -38,7 +38,7 @@ C_TESTS  := $(patsubst tests/c/%.c,target/ctests/%,$(wildcard tests/c/*.c)) \
             $(patsubst tests/cpp/%.cpp,target/ctests/%,$(wildcard tests/cpp/*.cpp))
 
 # Those that run a second time, on the emulated CUDA device.
-EMULATED_TESTS := target/ctests/cuda target/ctests/cuda-as-cpp target/ctests/runtime target/ctests/raii
+EMULATED_TESTS := target/ctests/cuda target/ctests/cuda-as-cpp target/ctests/runtime target/ctests/raii target/ctests/trace
 
 .PHONY: help build toolchain stage examples demo emulator gpu-bundle resources test lint test-rust test-c test-package test-training test-sanitize bench bench-report install clean FORCE
 

@@ -588,6 +588,46 @@ class Weight {
     Tensor view_;
 };
 
+/* ---- traces ----------------------------------------------------------------------------------------------------- */
+
+/* A recording of when operations and the host's ranges ran: start, stop, then write_wait. */
+class Trace : public detail::Handle<scalert_trace_t, scalert_trace_destroy> {
+  public:
+    explicit Trace(const Runtime &runtime, const scalert_trace_desc_t &desc = defaults()) : Handle(runtime.hooks()) {
+        check(scalert_trace_create(runtime.get(), &desc, out()));
+    }
+    static scalert_trace_desc_t defaults() { return SCALERT_TRACE_DESC_INIT; }
+
+    void start() { check(scalert_trace_start(get())); }
+    void stop() { check(scalert_trace_stop(get())); }
+    scalert_trace_info_t describe() const {
+        scalert_trace_info_t info = SCALERT_TRACE_INFO_INIT;
+        check(scalert_trace_describe(get(), &info));
+        return info;
+    }
+    void write_wait(const std::string &path) { check(scalert_trace_write_wait(get(), path.c_str())); }
+};
+
+/* A range of the host from here to the end of the scope, on this thread; with a stream, on its track too. The trace and
+ * the stream outlive it. */
+class TraceRange {
+  public:
+    TraceRange(Trace &trace, const char *name, const Stream *stream = nullptr)
+        : trace_(trace.get()), stream_(stream ? stream->get() : nullptr) {
+        trace.check(scalert_trace_range_begin(trace_, stream_, name));
+    }
+    TraceRange(const TraceRange &) = delete;
+    TraceRange &operator=(const TraceRange &) = delete;
+    ~TraceRange() {
+        if (scalert_trace_range_end(trace_, stream_) != SCALERT_OK) /* the stream is of no use any more */
+            scalert_trace_range_end(trace_, nullptr);
+    }
+
+  private:
+    scalert_trace_t *trace_;
+    scalert_stream_t *stream_;
+};
+
 /* ---- DLPack ----------------------------------------------------------------------------------------------------- */
 
 /* A view of a managed tensor's memory: call its deleter when the view is no longer used. */

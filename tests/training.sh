@@ -46,6 +46,13 @@ for arch in gpt2 llama; do
 done
 echo 'training: the same bits on 1, 2 and 4 threads, and twice with accumulation'
 
+run traced --steps 10 --trace "$work/trace.json"
+same gpt2-threads-1 traced
+for event in '"step"' '"forward"' '"backward"' '"optimizer"' '"gemm"' '"bytes in use"'; do
+    grep -q "\"name\":$event" "$work/trace.json" || fail "the trace has no $event"
+done
+echo 'training: the same bits while a trace records'
+
 run overflow --dtype f16 --force-overflow 5
 grep -qi 'skipped.*micro' "$work/overflow" || { cat "$work/overflow"; fail 'the forced overflow was not reported'; }
 near overflow gpt2-f32
@@ -58,8 +65,9 @@ if [ "${CUDA:-1}" != 0 ]; then
         for dtype in f32 bf16 f16; do
             run "$arch-$dtype-cpu" --arch $arch --dtype $dtype "${tiny[@]}"
             LD_LIBRARY_PATH=$PWD/target/emulator SCALERT_EMULATOR_REPORT=stderr \
-                run "$arch-$dtype-emulated" --arch $arch --dtype $dtype "${tiny[@]}" --device cuda:0
+                run "$arch-$dtype-emulated" --arch $arch --dtype $dtype "${tiny[@]}" --device cuda:0 --trace "$work/trace.json"
             near "$arch-$dtype-emulated" "$arch-$dtype-cpu"
+            grep -q '"name":"cuda:0 stream 1"' "$work/trace.json" || fail 'the trace has no track of the device'
         done
     done
     echo 'training: the emulated CUDA device trains as the CPU does'

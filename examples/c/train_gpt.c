@@ -59,7 +59,7 @@ static struct {
     int64_t dtype, arch, vocabulary, layers, width, heads, kv_heads, context, micro_batch, accumulation, steps,
         schedule, warmup, optimizer, seed, threads, device_memory, force_overflow, eval_every, sample, quiet;
     double lr, weight_decay, clip, dropout, loss_scale;
-    const char *device;
+    const char *device, *trace;
 } opt;
 
 /* Names of choices, and what they are to the library. */
@@ -110,6 +110,7 @@ static const struct option {
     {"device", "auto", TEXT, &opt.device, 0, 0, NULL, "auto, cpu or cuda:N"},
     {"device-memory", "0", BYTES, &opt.device_memory, 0, 9e15, NULL, "budget, suffix K, M or G; 0 = no limit"},
     {"threads", "0", COUNT, &opt.threads, 0, 1024, NULL, "of the CPU; 0 = all"},
+    {"trace", "", TEXT, &opt.trace, 0, 0, NULL, "file for a timeline of the last steps, as ui.perfetto.dev shows it"},
     {"quiet", NULL, FLAG, &opt.quiet, 0, 0, NULL, "only skipped steps and the final line"},
 };
 enum { OPTIONS = sizeof options / sizeof options[0] };
@@ -235,6 +236,7 @@ typedef struct model {
     scalert_stream_t *stream;
     scalert_state_t *state;
     scalert_scaler_t *scaler;  /* NULL without loss scaling */
+    scalert_trace_t *trace;    /* NULL without --trace */
     scalert_arena_t *arena;    /* activations and gradients, on the device */
     scalert_arena_t *exchange; /* what both the host and the device touch: tokens, losses, logits */
     scalert_dtype_t dtype;
@@ -362,6 +364,17 @@ static void release(model_t *m, uint32_t first, uint32_t count) {
 
 static const scalert_tensor_t *weight(const model_t *m, uint32_t parameter) {
     return parameter == SCALERT_NONE ? NULL : &m->parameters[parameter].weight;
+}
+
+/* Names what the program does until leave, on the timeline of the thread and of the stream. */
+static void enter(model_t *m, const char *range) {
+    if (m->trace)
+        CHECK(scalert_trace_range_begin(m->trace, m->stream, range));
+}
+
+static void leave(model_t *m) {
+    if (m->trace)
+        CHECK(scalert_trace_range_end(m->trace, m->stream));
 }
 
 /* ---- memory plan ------------------------------------------------------------------------------------------------ */
@@ -912,6 +925,7 @@ static scalert_step_result_t train_step(model_t *m, const corpus_t *corpus, uint
     scalert_step_desc_t update = SCALERT_STEP_DESC_INIT;
     scalert_step_result_t result = SCALERT_STEP_RESULT_INIT;
 
+    enter(m, "step");
     CHECK(scalert_state_begin_step(m->state));
     for (int64_t micro = 0; micro < opt.accumulation; micro++) {
         const uint64_t number = (step - 1) * (uint64_t)opt.accumulation + (uint64_t)micro;
@@ -921,8 +935,12 @@ static scalert_step_result_t train_step(model_t *m, const corpus_t *corpus, uint
         m->dropout.step = number;
         fill_micro_batch(m, corpus, number);
         CHECK(scalert_state_begin_micro(m->state));
+        enter(m, "forward");
         normed = forward(m, opt.micro_batch, opt.context, 1);
+        leave(m);
+        enter(m, "backward");
         backward(m, &normed, overflow ? FLT_MAX : mean);
+        leave(m);
         CHECK(scalert_state_end_micro(m->state));
     }
     schedule.kind = schedule_codes[opt.schedule];
@@ -937,7 +955,10 @@ static scalert_step_result_t train_step(model_t *m, const corpus_t *corpus, uint
     update.max_norm = (float)opt.clip;
     update.gradient_scale = 1.0f / (float)opt.accumulation;
     update.scaler = m->scaler;
+    enter(m, "optimizer");
     CHECK(scalert_state_step(m->state, m->stream, &update));
+    leave(m);
+    leave(m);
     CHECK(scalert_state_step_result_wait(m->state, &result)); /* LOSS_SCALE_COLLAPSED ends the program here */
     return result;
 }
@@ -1022,8 +1043,11 @@ typedef struct outcome {
     double validation_loss, tokens_per_s, seconds;
 } outcome_t;
 
+enum { TRACED_STEPS = 3 }; /* the last ones: by then everything is warm */
+
 static outcome_t train(model_t *m, const corpus_t *corpus) {
     const uint64_t step_tokens = (uint64_t)(opt.micro_batch * opt.context * opt.accumulation);
+    const uint64_t first_traced = opt.steps > TRACED_STEPS ? (uint64_t)(opt.steps - TRACED_STEPS + 1) : 1;
     const double start = seconds_now();
     double computing = 0.0, loss = NAN, last_line = start;
     uint64_t since_report = 0;
@@ -1031,7 +1055,12 @@ static outcome_t train(model_t *m, const corpus_t *corpus) {
     for (uint64_t step = 1; step <= (uint64_t)opt.steps; step++) {
         const double before = seconds_now();
         float learning_rate;
-        scalert_step_result_t result = train_step(m, corpus, step, &learning_rate);
+        scalert_step_result_t result;
+        if (m->trace && step == first_traced)
+            CHECK(scalert_trace_start(m->trace));
+        result = train_step(m, corpus, step, &learning_rate);
+        if (m->trace && step == (uint64_t)opt.steps)
+            CHECK(scalert_trace_stop(m->trace));
         computing += seconds_now() - before;
         outcome.tokens_per_s = (double)(step * step_tokens) / computing;
         since_report++;
@@ -1061,6 +1090,14 @@ static outcome_t train(model_t *m, const corpus_t *corpus) {
         outcome.validation_loss = validate(m, corpus);
     outcome.seconds = seconds_now() - start;
     return outcome;
+}
+
+static void write_trace(const model_t *m) {
+    scalert_trace_info_t info = SCALERT_TRACE_INFO_INIT;
+    CHECK(scalert_trace_write_wait(m->trace, opt.trace));
+    CHECK(scalert_trace_describe(m->trace, &info));
+    if (!opt.quiet)
+        printf("trace: %" PRIu64 " spans of the last steps in %s\n", info.spans, opt.trace);
 }
 
 /* ---- sampling and report ---------------------------------------------------------------------------------------- */
@@ -1189,14 +1226,21 @@ int main(int argc, char **argv) {
         print_model(m, &device);
     plan_and_allocate(m, desc.device == SCALERT_DEVICE_CPU ? SCALERT_TIER_HOST : SCALERT_TIER_PINNED);
     initialise(m);
+    if (*opt.trace) {
+        scalert_trace_desc_t trace = SCALERT_TRACE_DESC_INIT;
+        CHECK(scalert_trace_create(m->runtime, &trace, &m->trace));
+    }
 
     outcome = train(m, &corpus);
+    if (m->trace)
+        write_trace(m);
     if (opt.sample > 0 && !opt.quiet)
         sample(m);
     printf("final: val_loss=%#.9g tokens_per_s=%.0f seconds=%.1f weights=%016" PRIx64 "\n", outcome.validation_loss,
            outcome.tokens_per_s, outcome.seconds, hash_weights(m));
 
-    scalert_arena_destroy(m->exchange); /* in any order: children keep their parents alive */
+    scalert_trace_destroy(m->trace); /* in any order: children keep their parents alive */
+    scalert_arena_destroy(m->exchange);
     scalert_arena_destroy(m->arena);
     scalert_scaler_destroy(m->scaler);
     scalert_state_destroy(m->state);

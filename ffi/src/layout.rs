@@ -58,7 +58,7 @@ fn of<T: CStruct>() -> Struct {
 /// Every struct of the header.
 pub fn structs() -> Vec<Struct> {
     use crate::ops::{attention, gemm, loss, moving, optimizer};
-    use crate::{device, hooks, runtime, scaler, schedule, state, status, tensor};
+    use crate::{device, hooks, runtime, scaler, schedule, state, status, tensor, trace};
     vec![
         of::<status::LastError>(),
         of::<device::DeviceInfo>(),
@@ -86,6 +86,8 @@ pub fn structs() -> Vec<Struct> {
         of::<state::ParameterInfo>(),
         of::<state::Step>(),
         of::<state::Figures>(),
+        of::<trace::Desc>(),
+        of::<trace::Info>(),
     ]
 }
 

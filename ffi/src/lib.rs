@@ -34,4 +34,5 @@ pub mod schedule;
 pub mod state;
 pub mod stream;
 pub mod tensor;
+pub mod trace;
 pub mod version;

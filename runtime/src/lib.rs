@@ -8,7 +8,7 @@
 //! | [`device`], [`cuda`] | what the machine has; contexts of CUDA devices |
 //! | [`log`] | messages to the host's sink |
 //! | [`threads`] | the kernels' workers over an own pool or the host's |
-//! | [`trace`] | what watches operations: observers, and NVTX ranges for a profiler |
+//! | [`trace`] | spans of operations and of the host: a trace file, and NVTX ranges for a profiler |
 //! | [`memory`] | tiers, budgets and the ledger; owned blocks; arenas |
 //! | [`runtime`] | one device of one rank |
 //! | [`stream`], [`event`] | order of work |
@@ -43,6 +43,7 @@ pub use precision::{Scaler, ScalerDesc, ScalerReport};
 pub use runtime::{Runtime, RuntimeDesc};
 pub use state::{GroupDesc, ParameterInfo, Part, State, StateDesc, StepDesc, StepResult};
 pub use stream::Stream;
+pub use trace::{Trace, TraceDesc, TraceInfo};
 
 pub use scalert_kernels::backend::cpu::Level as SimdLevel;
 pub use scalert_kernels::dtype::{self, DType};

@@ -6,7 +6,7 @@ use crate::error::{Error, Result, Status};
 use crate::log::{Log, LogLevel};
 use crate::memory::{Allocator, Ledger, Memory, MemoryReport};
 use crate::threads::{HostThreads, Threads};
-use crate::trace::{Observer, Trace};
+use crate::trace::Watch;
 use scalert_kernels::backend::cpu::Level;
 use scalert_kernels::view::View;
 use std::sync::Arc;
@@ -46,7 +46,7 @@ struct Inner {
     threads: Threads,
     level: Level,
     log: Log,
-    trace: Trace,
+    watch: Watch,
 }
 
 /// What operations run on.
@@ -94,7 +94,7 @@ impl Runtime {
         };
         let ledger = Ledger::new(desc.budgets);
         let memory = Arc::new(Memory::new(ledger, desc.allocator.clone(), desc.ordinal, context));
-        let inner = Inner { memory, device, threads, level, log: desc.log.clone(), trace: Trace::default() };
+        let inner = Inner { memory, device, threads, level, log: desc.log.clone(), watch: Watch::default() };
         inner.log.write(LogLevel::Info, || {
             let kind = match desc.device {
                 DeviceKind::Cpu => "CPU",
@@ -155,13 +155,9 @@ impl Runtime {
         &self.inner.threads
     }
 
-    /// Has `observer` watch the operations that begin from now on; None = no one.
-    pub fn observe(&self, observer: Option<Arc<dyn Observer>>) {
-        self.inner.trace.observe(observer);
-    }
-
-    pub(crate) fn trace(&self) -> &Trace {
-        &self.inner.trace
+    /// Who watches its operations.
+    pub(crate) fn watch(&self) -> &Watch {
+        &self.inner.watch
     }
 
     pub(crate) fn log(&self) -> &Log {

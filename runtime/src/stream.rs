@@ -6,6 +6,7 @@ use crate::event::Event;
 use crate::exclusive::Exclusive;
 use crate::memory::{Block, Purpose, Tier};
 use crate::runtime::Runtime;
+use crate::trace::{Span, Watched};
 use scalert_kernels::backend::cpu::Cpu;
 use scalert_kernels::ops::Op;
 use std::ffi::c_void;
@@ -16,6 +17,8 @@ use std::sync::MutexGuard;
 /// One thread at a time; a second one gets `FAILED_PRECONDITION`. After a panic inside an operation every call gets
 /// `INTERNAL`.
 pub struct Stream {
+    /// Tells the streams of a runtime apart: 1, 2, ...
+    number: u64,
     workspace: Exclusive<Workspace>,
     /// None on the CPU device.
     native: Option<NativeStream>,
@@ -50,7 +53,8 @@ impl Stream {
     }
 
     fn over(runtime: &Runtime, native: Option<NativeStream>) -> Stream {
-        Stream { workspace: Exclusive::new("stream", Workspace::default()), native, runtime: runtime.clone() }
+        let number = runtime.watch().number_stream();
+        Stream { number, workspace: Exclusive::new("stream", Workspace::default()), native, runtime: runtime.clone() }
     }
 
     /// The runtime that it belongs to.
@@ -103,7 +107,8 @@ impl Stream {
     pub(crate) fn begin(&self) -> Result<Queue<'_>> {
         let workspace = self.workspace.take()?;
         let entered = self.native.as_ref().map(|native| native.context().enter()).transpose()?;
-        Ok(Queue { workspace, native: self.native.as_ref(), runtime: &self.runtime, _entered: entered })
+        let (number, native, runtime) = (self.number, self.native.as_ref(), &self.runtime);
+        Ok(Queue { number, workspace, native, runtime, _entered: entered })
     }
 }
 
@@ -121,16 +126,30 @@ impl Drop for Stream {
 
 /// A stream taken by one call. Dropped while unwinding, it poisons the stream. On a CUDA device the context is entered.
 pub(crate) struct Queue<'a> {
+    number: u64,
     workspace: MutexGuard<'a, Workspace>,
     native: Option<&'a NativeStream>,
     runtime: &'a Runtime,
     _entered: Option<Entered>,
 }
 
-impl Queue<'_> {
+impl<'a> Queue<'a> {
     /// The stream of the driver; None on the CPU device.
     pub(crate) fn native(&self) -> Option<&NativeStream> {
         self.native
+    }
+
+    /// Which stream of its runtime it is.
+    pub(crate) fn number(&self) -> u64 {
+        self.number
+    }
+
+    /// Shows work to whoever watches, until the result is dropped.
+    fn watch(&self, name: &'static str, describe: impl FnOnce() -> (u64, Option<&'static str>)) -> Option<Watched<'a>> {
+        self.runtime.watch().watch(self.native, || {
+            let (bytes, implementation) = describe();
+            Span { name: name.as_bytes(), bytes, implementation, stream: self.number, is_range: false }
+        })
     }
 
     /// Prepares and runs one operation.
@@ -165,8 +184,10 @@ impl Queue<'_> {
 
     /// Computes, or enqueues that on a CUDA device. [`Queue::prepare`] passed for the same arguments.
     pub(crate) fn run<O: Op>(&mut self, op: &O) -> Result<()> {
-        let stream = (&raw const *self.workspace).addr();
-        let _watched = self.runtime.trace().watch(op, self.runtime.device(), stream);
+        let _watched = self.watch(O::NAME, || {
+            let implementation = self.native.and_then(|native| op.implementation(native.context().device()));
+            (bytes_of(op), implementation)
+        });
         let block = self.workspace.block.as_ref().filter(|block| block.bytes() > 0);
         let Some(native) = self.native else {
             let workspace: &mut [u8] = match block {
@@ -188,8 +209,11 @@ impl Queue<'_> {
     /// # Safety
     /// As [`Stream::copy`].
     pub(crate) unsafe fn copy(&mut self, to: *mut u8, from: *const u8, bytes: usize) -> Result<()> {
+        if bytes == 0 {
+            return Ok(());
+        }
+        let _watched = self.watch("copy", || (bytes as u64, None));
         match self.native {
-            _ if bytes == 0 => Ok(()),
             // SAFETY: the caller's promise.
             Some(native) => unsafe { native.copy(to, from, bytes) },
             // SAFETY: as above.
@@ -205,8 +229,11 @@ impl Queue<'_> {
     /// # Safety
     /// The address has that many bytes, which nothing else uses until the work is done.
     pub(crate) unsafe fn zero(&mut self, to: *mut u8, bytes: usize) -> Result<()> {
+        if bytes == 0 {
+            return Ok(());
+        }
+        let _watched = self.watch("zero", || (bytes as u64, None));
         match self.native {
-            _ if bytes == 0 => Ok(()),
             // SAFETY: the caller's promise.
             Some(native) => unsafe { native.zero(to, bytes) },
             // SAFETY: as above.
@@ -267,6 +294,15 @@ fn expect_reachable<O: Op>(native: &NativeStream, op: &O) -> Result<()> {
         }
     });
     outcome
+}
+
+/// Bytes of the tensors of an operation, each counted once for each argument.
+fn bytes_of<O: Op>(op: &O) -> u64 {
+    let mut bytes = 0u64;
+    op.views(&mut |_, view| {
+        bytes = bytes.saturating_add((view.numel() as u64).saturating_mul(view.dtype().size() as u64));
+    });
+    bytes
 }
 
 fn in_front(place: &str, mut error: Error) -> Error {

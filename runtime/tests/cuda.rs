@@ -9,7 +9,9 @@ use scalert_kernels::backend::cuda::{Driver, Handle, image};
 use scalert_ptx_emulator::driver::inject;
 use scalert_runtime::device::{self, DeviceKind};
 use scalert_runtime::ops::fill::Fill;
-use scalert_runtime::{Arena, DType, Error, Event, NativeDomain, Runtime, RuntimeDesc, Status, Stream, Tier, View};
+use scalert_runtime::{
+    Arena, DType, Error, Event, NativeDomain, Runtime, RuntimeDesc, Status, Stream, Tier, Trace, TraceDesc, View,
+};
 use std::ffi::CStr;
 use std::sync::{Mutex, MutexGuard, OnceLock, PoisonError};
 
@@ -205,4 +207,67 @@ fn threads_use_one_runtime() {
             });
         }
     });
+}
+
+/// Times in microseconds of the complete events of a category, in the order of the file.
+fn times(text: &str, category: &str) -> Vec<(f64, f64)> {
+    let number = |line: &str, name: &str| -> f64 {
+        line.split_once(name).unwrap().1.split([',', '}']).next().unwrap().parse().unwrap()
+    };
+    let lines = text.lines().filter(|line| line.contains(&format!("\"cat\":\"{category}\"")));
+    lines.map(|line| (number(line, "\"ts\":"), number(line, "\"dur\":"))).collect()
+}
+
+#[test]
+fn a_trace_knows_when_work_ran_and_does_without_what_fails() {
+    let Some((_driver, _one)) = driver() else { return };
+    let path = std::path::PathBuf::from(env!("CARGO_TARGET_TMPDIR")).join("trace-cuda.json");
+    let c_path = std::ffi::CString::new(path.to_str().unwrap()).unwrap();
+    let runtime = Runtime::new(&cuda()).unwrap();
+    let stream = Stream::new(&runtime).unwrap();
+    let arena = Arena::new(&runtime, Tier::Device, 4096).unwrap();
+    let fill = Fill { value: 1.0, y: on_device(&arena, &[100]) };
+    let trace = Trace::new(&runtime, &TraceDesc { spans: 10, rank: 0 }).unwrap();
+    let written = || {
+        trace.write_wait(&c_path).unwrap();
+        std::fs::read_to_string(&path).unwrap()
+    };
+
+    // The emulated device works while work is enqueued. A second is as far as one event tells the time of another.
+    trace.start().unwrap();
+    for _ in 0..3 {
+        stream.submit(&fill).unwrap();
+        std::thread::sleep(std::time::Duration::from_millis(1100));
+    }
+    trace.stop().unwrap();
+    let text = written();
+    let (host, device) = (times(&text, "enqueue"), times(&text, "operation"));
+    assert_eq!((host.len(), device.len()), (3, 3), "{text}");
+    for ((enqueued, took), (begun, ran)) in host.into_iter().zip(device) {
+        let clocks = 1000.0;
+        assert!(ran > 0.0, "{text}");
+        assert!(enqueued - clocks <= begun && begun + ran <= enqueued + took + clocks, "{text}");
+    }
+
+    // Without its events a span has host times only.
+    trace.start().unwrap();
+    inject("cuEventRecord", 1, OUT_OF_MEMORY);
+    stream.submit(&fill).unwrap();
+    inject("cuEventRecord", 2, OUT_OF_MEMORY);
+    stream.submit(&fill).unwrap();
+    stream.submit(&fill).unwrap();
+    inject("cuEventCreate", 1, OUT_OF_MEMORY);
+    stream.submit(&fill).unwrap();
+    trace.stop().unwrap();
+    let text = written();
+    assert_eq!((times(&text, "enqueue").len(), times(&text, "operation").len()), (4, 1), "{text}");
+    assert!(!text.contains("without_device_times"), "{text}");
+
+    for function in ["cuStreamCreateWithPriority", "cuEventSynchronize", "cuEventElapsedTime"] {
+        inject(function, 1, INVALID_VALUE);
+        let text = written();
+        assert_eq!(times(&text, "enqueue").len(), 4, "{text}");
+        assert!(text.contains(&format!("\"without_device_times\":\"DEVICE_ERROR: {}", function)), "{text}");
+    }
+    assert_eq!(times(&written(), "operation").len(), 1, "known again");
 }

@@ -2,6 +2,7 @@
  * fixtures_operations.c and fixtures_state.c. */
 #include "functions.h"
 
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -301,6 +302,70 @@ void fixture_scalert_scaler_read_wait(struct world *w, struct args_scalert_scale
     a->out = STRUCT(w, scalert_scaler_report_t);
 }
 
+/* ---- traces ------------------------------------------------------------------------------------------------------ */
+
+static scalert_trace_t *trace(struct world *w) {
+    scalert_trace_desc_t desc = SCALERT_TRACE_DESC_INIT;
+    scalert_trace_t *trace;
+    desc.spans = 100;
+    must(scalert_trace_create(w->runtime, &desc, &trace));
+    world_owns(w, "scalert_trace_t", trace);
+    return trace;
+}
+
+static const char *text(struct world *w, const char *from) {
+    return strcpy(world_memory(w, strlen(from) + 1), from);
+}
+
+void fixture_scalert_trace_create(struct world *w, struct args_scalert_trace_create *a) {
+    scalert_trace_desc_t *desc = STRUCT(w, scalert_trace_desc_t);
+    desc->spans = 10;
+    desc->rank = 1;
+    a->runtime = w->runtime;
+    a->desc = desc;
+    a->out = world_memory(w, sizeof *a->out);
+}
+
+void fixture_scalert_trace_destroy(struct world *w, struct args_scalert_trace_destroy *a) {
+    scalert_trace_desc_t desc = SCALERT_TRACE_DESC_INIT;
+    desc.spans = 10;
+    must(scalert_trace_create(w->runtime, &desc, &a->trace));
+}
+
+void fixture_scalert_trace_start(struct world *w, struct args_scalert_trace_start *a) {
+    a->trace = trace(w);
+}
+
+void fixture_scalert_trace_stop(struct world *w, struct args_scalert_trace_stop *a) {
+    a->trace = trace(w);
+    must(scalert_trace_start(a->trace));
+}
+
+void fixture_scalert_trace_describe(struct world *w, struct args_scalert_trace_describe *a) {
+    a->trace = trace(w);
+    a->out = STRUCT(w, scalert_trace_info_t);
+}
+
+void fixture_scalert_trace_range_begin(struct world *w, struct args_scalert_trace_range_begin *a) {
+    a->trace = trace(w);
+    a->stream = w->stream;
+    a->name = text(w, "forward");
+    must(scalert_trace_start(a->trace));
+    optional(w, "stream");
+}
+
+void fixture_scalert_trace_range_end(struct world *w, struct args_scalert_trace_range_end *a) {
+    a->trace = trace(w);
+    a->stream = w->stream;
+    must(scalert_trace_range_begin(a->trace, a->stream, "forward"));
+    optional(w, "stream");
+}
+
+void fixture_scalert_trace_write_wait(struct world *w, struct args_scalert_trace_write_wait *a) {
+    a->trace = trace(w);
+    a->path = text(w, "/tmp/scalert-fixture-trace.json");
+}
+
 /* ---- what calls create ------------------------------------------------------------------------------------------- */
 
 void *pointer_at(const unsigned char *at) {
@@ -316,6 +381,12 @@ void discard_results(const struct function *function, unsigned char *arguments) 
         if (out != NULL && *out != NULL) {
             destroy_handle(item->handle, *out);
             *out = NULL;
+        }
+    }
+    if (strcmp(function->name, "scalert_trace_write_wait") == 0) {
+        const struct args_scalert_trace_write_wait *a = (void *)arguments;
+        if (a->path != NULL) {
+            remove(a->path);
         }
     }
     if (strcmp(function->name, "scalert_tensor_to_dlpack") == 0) {

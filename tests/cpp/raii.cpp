@@ -2,6 +2,7 @@
 #include <scaleRT.hpp>
 #include <scaleRT.hpp>
 
+#include <cerrno>
 #include <cmath>
 #include <cstdio>
 #include <cstdlib>
@@ -46,7 +47,8 @@ constexpr bool move_only = std::is_nothrow_move_constructible_v<T> && std::is_no
 
 void handles_are_move_only() {
     static_assert(move_only<scalert::Runtime> && move_only<scalert::Stream> && move_only<scalert::Event>);
-    static_assert(move_only<scalert::Arena> && move_only<scalert::State> && move_only<scalert::Scaler>);
+    static_assert(move_only<scalert::Arena> && move_only<scalert::State> && move_only<scalert::Scaler> &&
+                  move_only<scalert::Trace>);
     scalert::Runtime runtime;
     const scalert_runtime_t *raw = runtime.get();
     scalert::Runtime moved(std::move(runtime));
@@ -139,6 +141,24 @@ void a_state_trains() {
 struct Refused {
     int reason;
 };
+
+void a_trace_records_ranges() {
+    const scalert::Runtime runtime;
+    scalert::Stream stream(runtime);
+    std::vector<float> values(4);
+    scalert::Trace trace(runtime);
+    trace.start();
+    {
+        const scalert::TraceRange step(trace, "step");
+        const scalert::TraceRange forward(trace, "forward", &stream);
+        scalert::fill(stream, 1.0f, scalert::Tensor(values.data(), {4}));
+    }
+    CHECK(thrown<scalert::Error>([&] { trace.write_wait("/nowhere/trace.json"); }).status() ==
+          SCALERT_FAILED_PRECONDITION);
+    trace.stop();
+    CHECK(trace.describe().spans == 3 && trace.describe().dropped == 0);
+    CHECK(thrown<scalert::Error>([&] { trace.write_wait("/nowhere/trace.json"); }).native_code() == ENOENT);
+}
 
 void a_throwing_allocator() {
     bool refuse = false;
@@ -245,6 +265,7 @@ int main() {
     errors_carry_status_and_message();
     tensors_and_operations();
     a_state_trains();
+    a_trace_records_ranges();
     a_throwing_allocator();
     a_throwing_thread_pool();
     a_throwing_log();

@@ -92,10 +92,12 @@ static int host(struct allocator *a) {
     scalert_group_desc_t group_desc = SCALERT_GROUP_DESC_INIT;
     scalert_scaler_desc_t scaler_desc = SCALERT_SCALER_DESC_INIT;
     scalert_step_desc_t step_desc = SCALERT_STEP_DESC_INIT;
+    scalert_trace_desc_t trace_desc = SCALERT_TRACE_DESC_INIT;
     scalert_runtime_t *runtime;
     scalert_stream_t *stream;
     scalert_arena_t *arena;
     scalert_scaler_t *scaler;
+    scalert_trace_t *trace;
     scalert_state_t *state;
     scalert_tensor_t x, y, weight;
     const int64_t shape[2] = {ROWS, WIDTH};
@@ -109,6 +111,8 @@ static int host(struct allocator *a) {
     desc.allocator = &hook;
     must(scalert_runtime_create(&desc, &runtime));
     TRY(scalert_stream_create(runtime, &stream));
+    TRY(scalert_trace_create(runtime, &trace_desc, &trace));
+    must(scalert_trace_start(trace));
     TRY(scalert_stream_reserve(stream, 5000));
     TRY(scalert_arena_create(runtime, SCALERT_TIER_DEVICE, 1 << 20, &arena));
     TRY(scalert_scaler_create(runtime, &scaler_desc, &scaler));
@@ -135,6 +139,7 @@ static int host(struct allocator *a) {
     TRY(scalert_state_acquire(state, parameter, stream, &weight));
     TRY(scalert_state_release(state, parameter, stream));
     expect(a->held > 0 && used(runtime) > 0);
+    scalert_trace_destroy(trace);
     scalert_arena_destroy(arena);
     scalert_stream_destroy(stream);
     scalert_scaler_destroy(scaler);

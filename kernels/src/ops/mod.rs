@@ -43,7 +43,7 @@ pub mod swiglu;
 pub mod write_back;
 
 use crate::backend::cpu::Cpu;
-use crate::backend::cuda::{CudaError, Gpu, Properties};
+use crate::backend::cuda::{CudaError, Device, Gpu, Properties};
 use crate::view::{Invalid, View};
 
 /// One call of an operation: its arguments as views and plain values.
@@ -78,6 +78,12 @@ pub trait Op {
     fn cuda_workspace(&self, properties: &Properties) -> usize {
         let _ = properties;
         0
+    }
+
+    /// What runs on a CUDA device, whose context is current, where there is a choice: for traces. `check` has passed.
+    fn implementation(&self, device: &Device) -> Option<&'static str> {
+        let _ = device;
+        None
     }
 
     /// Enqueues the computation on a CUDA device. `check` has passed; every view is of memory that the device reaches.

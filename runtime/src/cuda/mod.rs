@@ -9,6 +9,7 @@ mod event;
 mod failure;
 mod memory;
 mod stream;
+mod timing;
 
 pub use driver::provide_driver;
 
@@ -16,3 +17,4 @@ pub(crate) use context::{Context, Entered};
 pub(crate) use driver::{count, describe};
 pub(crate) use event::NativeEvent;
 pub(crate) use stream::{Capture, NativeStream};
+pub(crate) use timing::Timeline;

@@ -160,7 +160,12 @@ impl Ledger {
         account.used.fetch_sub(charge.bytes, Relaxed);
     }
 
-    /// What is held now.
+    /// Bytes that are held now, indexed by tier.
+    pub(crate) fn used(&self) -> [u64; 4] {
+        std::array::from_fn(|i| self.accounts[i].used.load(Relaxed))
+    }
+
+    /// What is held now, and by whom.
     pub(crate) fn report(&self) -> MemoryReport {
         MemoryReport { tier: std::array::from_fn(|i| self.accounts[i].report()) }
     }

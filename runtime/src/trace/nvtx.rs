@@ -4,7 +4,7 @@
 //! of functions to fill in; without the variable nothing is loaded. Source of the tables, numbers and structs: NVTX 3,
 //! `c/include/nvtx3/nvToolsExt.h` and `nvtxDetail/{nvtxTypes,nvtxImpl,nvtxInit}.h`.
 
-use super::{Observer, Span};
+use super::watch::Span;
 use std::ffi::{CString, c_char, c_int, c_uint, c_void};
 use std::os::unix::ffi::OsStringExt;
 use std::sync::OnceLock;
@@ -127,7 +127,7 @@ type Pop = unsafe extern "C" fn(*mut c_void) -> c_int;
 type Create = unsafe extern "C" fn(*const c_char) -> *mut c_void;
 
 /// A profiler that takes ranges, with the domain of this library.
-struct Profiler {
+pub(crate) struct Profiler {
     domain: *mut c_void,
     push: Push,
     pop: Pop,
@@ -139,9 +139,9 @@ unsafe impl Send for Profiler {}
 unsafe impl Sync for Profiler {}
 
 /// The profiler of this process, if there is one. Loaded when the first operation runs.
-pub(super) fn profiler() -> Option<&'static dyn Observer> {
+pub(super) fn profiler() -> Option<&'static Profiler> {
     static PROFILER: OnceLock<Option<Profiler>> = OnceLock::new();
-    PROFILER.get_or_init(load).as_ref().map(|profiler| profiler as &dyn Observer)
+    PROFILER.get_or_init(load).as_ref()
 }
 
 fn load() -> Option<Profiler> {
@@ -177,14 +177,17 @@ fn load() -> Option<Profiler> {
     }
 }
 
-impl Observer for Profiler {
-    fn begin(&self, span: &Span) {
+impl Profiler {
+    /// A span begins on this thread; spans of a thread nest.
+    pub(super) fn begin(&self, span: &Span<'_>) {
         const UNSIGNED_INT64: i32 = 1;
         const ASCII: i32 = 1;
-        let mut name = [0u8; 64];
-        let bytes = span.name.as_bytes();
-        let length = bytes.len().min(name.len() - 1);
-        name[..length].copy_from_slice(&bytes[..length]);
+        let mut message = Message { text: [0; 96], bytes: 0 };
+        message.push(span.name);
+        if let Some(implementation) = span.implementation {
+            message.push(b": ");
+            message.push(implementation.as_bytes());
+        }
         let attributes = Attributes {
             version: VERSION as u16,
             size: size_of::<Attributes>() as u16,
@@ -195,14 +198,30 @@ impl Observer for Profiler {
             reserved: 0,
             payload: span.bytes,
             message_type: ASCII,
-            message: name.as_ptr().cast(),
+            message: message.text.as_ptr().cast(),
         };
-        // SAFETY: the profiler copies what it keeps; the name ends with NUL.
+        // SAFETY: the profiler copies what it keeps; the message ends with NUL.
         unsafe { (self.push)(self.domain, &attributes) };
     }
 
-    fn end(&self, _span: &Span) {
+    /// The span that began last on this thread ends.
+    pub(super) fn end(&self) {
         // SAFETY: ends the range that `begin` began on this thread.
         unsafe { (self.pop)(self.domain) };
+    }
+}
+
+/// The text of a range, which ends with NUL; what there is no room for is left out.
+struct Message {
+    text: [u8; 96],
+    bytes: usize,
+}
+
+impl Message {
+    fn push(&mut self, part: &[u8]) {
+        let room = &mut self.text[self.bytes..95];
+        let bytes = part.len().min(room.len());
+        room[..bytes].copy_from_slice(&part[..bytes]);
+        self.bytes += bytes;
     }
 }

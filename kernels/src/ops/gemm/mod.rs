@@ -165,7 +165,7 @@ impl<'a> Gemm<'a> {
         unsafe { cuda::run(self, gpu, workspace, factors) }
     }
 
-    /// What runs on a device, whose context is current: "cuBLASLt", "own mma" or "own simt". For traces.
+    /// What runs on a device, whose context is current: "cuBLASLt", "own mma" or "own simt".
     pub fn implementation_on(&self, device: &Device) -> Result<&'static str, CudaError> {
         cuda::name(self, device)
     }
@@ -270,6 +270,10 @@ impl Op for Gemm<'_> {
 
     fn cuda_workspace(&self, properties: &Properties) -> usize {
         cuda::workspace(self, properties)
+    }
+
+    fn implementation(&self, device: &Device) -> Option<&'static str> {
+        self.implementation_on(device).ok()
     }
 
     fn cuda(&self, gpu: &Gpu<'_>) -> Result<(), CudaError> {
