@@ -1,6 +1,6 @@
 use super::{GeluBackward, GeluForward, GeluKind};
 use crate::backend::cpu::elementwise::{Map, elementwise};
-use crate::backend::cpu::math::{FIXED, exp, exp2_fixed_coarse, logistic_rough, normal_tail};
+use crate::backend::cpu::math::{FIXED, exp, exp2_fixed_coarse, fixed, logistic_rough, normal_tail};
 use crate::backend::cpu::{Cpu, Float, Simd};
 use crate::dtype::DType;
 use crate::with_float;
@@ -83,7 +83,7 @@ fn gelu_bf16<S: Simd>(s: S, kind: GeluKind, x: S::F) -> S::F {
             s.mul(x, p)
         }
     };
-    let e = exp2_fixed_coarse(s, minus_z);
+    let e = exp2_fixed_coarse(s, fixed(s, minus_z));
     s.mul(x, s.reciprocal(s.add(e, s.splat(1.0))))
 }
 

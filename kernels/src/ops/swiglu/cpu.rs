@@ -1,6 +1,6 @@
 use super::{SwigluBackward, SwigluForward};
 use crate::backend::cpu::elementwise::{Map, elementwise};
-use crate::backend::cpu::math::{FIXED, exp, exp2_fixed_coarse, logistic_rough, sigmoid};
+use crate::backend::cpu::math::{FIXED, exp, exp2_fixed_coarse, fixed, logistic_rough, sigmoid};
 use crate::backend::cpu::{Cpu, Float, Simd};
 use crate::dtype::DType;
 use crate::with_float;
@@ -16,7 +16,7 @@ impl<T: Float> Map<(T, T), (T::Computed,)> for Forward {
     fn map<S: Simd>(&self, s: S, (gate, up): (S::F, S::F)) -> (S::F,) {
         let one = s.splat(1.0);
         let silu = if T::DTYPE == DType::BF16 {
-            let power = exp2_fixed_coarse(s, s.mul(gate, s.splat(UNIT)));
+            let power = exp2_fixed_coarse(s, fixed(s, s.mul(gate, s.splat(UNIT))));
             s.mul(gate, s.reciprocal(s.add(one, power)))
         } else {
             s.div(gate, s.add(one, exp(s, s.neg(gate))))
