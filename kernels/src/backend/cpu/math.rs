@@ -182,6 +182,30 @@ pub fn exp2<S: Simd>(s: S, x: S::F) -> S::F {
     s.scale(polynomial(s, s.sub(x, n), c), n)
 }
 
+/// 2^x within 4e-7 of its value for x <= 0, 0 from -127 down. A NaN without low bits, as come of bf16, stays NaN.
+#[inline(always)]
+pub fn exp2_nonpositive_bf16<S: Simd>(s: S, x: S::F) -> S::F {
+    whole_and_rest(s, x, [1.0, 0.693_147, 0.240_222_42, 0.055_507_336, 0.009_671_513, 0.001_326_472_7])
+}
+
+/// [`exp2_nonpositive_bf16`] within 4e-6 of its value, for what is stored as bf16.
+#[inline(always)]
+pub fn exp2_nonpositive_rough<S: Simd>(s: S, x: S::F) -> S::F {
+    whole_and_rest(s, x, [1.0, 0.693_124_2, 0.240_240_99, 0.055_906_426, 0.009_582_853])
+}
+
+/// x = n + r, |r| <= 1/2, `c` a minimax fit of 2^r that is 1 for r = 0, and n is added to the exponent of the result: all of
+/// them cheap instructions. Adding 1.5 2^23 leaves n in the low bits.
+#[inline(always)]
+fn whole_and_rest<S: Simd, const N: usize>(s: S, x: S::F, c: [f32; N]) -> S::F {
+    // max returns its second argument for NaN.
+    let x = s.max(s.splat(-127.0), x);
+    let shifter = s.splat(1.5 * FIXED);
+    let shifted = s.add(x, shifter);
+    let r = s.sub(x, s.sub(shifted, shifter));
+    s.of_bits(s.add_i(s.bits(polynomial(s, r, c)), s.shl::<23>(s.bits(shifted))))
+}
+
 /// Sine and cosine of `quarters` quarter turns (each pi / 2), |quarters| <= 1/2, plus `whole` more, within 2^-23 of 1.
 ///
 /// Minimax polynomials on [-pi/4, pi/4] (Cephes, sinf and cosf), then signs and roles by the quadrant.
