@@ -185,7 +185,7 @@ pub fn exp2<S: Simd>(s: S, x: S::F) -> S::F {
 /// 2^x within 4e-7 of its value for x <= 0, 0 from -127 down. A NaN without low bits, as come of bf16, stays NaN.
 #[inline(always)]
 pub fn exp2_nonpositive_bf16<S: Simd>(s: S, x: S::F) -> S::F {
-    whole_and_rest(s, x, [1.0, 0.693_147, 0.240_222_42, 0.055_507_336, 0.009_671_513, 0.001_326_472_7])
+    whole_and_rest(s, x, [1.0, std::f32::consts::LN_2, 0.240_222_42, 0.055_507_336, 0.009_671_513, 0.001_326_472_7])
 }
 
 /// [`exp2_nonpositive_bf16`] within 4e-6 of its value, for what is stored as bf16.
