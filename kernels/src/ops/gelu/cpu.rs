@@ -1,7 +1,7 @@
 use super::{GeluBackward, GeluForward, GeluKind};
 use crate::backend::cpu::elementwise::{Map, elementwise};
 use crate::backend::cpu::math::{FIXED, exp, exp2_fixed_coarse, fixed, logistic_rough, normal_tail};
-use crate::backend::cpu::{Cpu, Float, Simd};
+use crate::backend::cpu::{Cpu, Element, Float, Simd};
 use crate::dtype::DType;
 use crate::with_float;
 
@@ -11,9 +11,12 @@ const SCALE: f32 = 0.797_884_6;
 const DENSITY: f32 = 0.398_942_3;
 const CUBIC: f32 = 0.044_715;
 
-/// gelu(x) of each lane.
+/// gelu(x) of each lane, as precise as a result that is stored as `T` needs it.
 #[inline(always)]
-pub(crate) fn gelu<S: Simd>(s: S, kind: GeluKind, x: S::F) -> S::F {
+pub(crate) fn gelu<S: Simd, T: Element>(s: S, kind: GeluKind, x: S::F) -> S::F {
+    if T::DTYPE == DType::BF16 {
+        return gelu_bf16(s, kind, x);
+    }
     match kind {
         GeluKind::Exact => {
             let (tail, _) = normal_tail(s, s.abs(x));
@@ -27,10 +30,11 @@ pub(crate) fn gelu<S: Simd>(s: S, kind: GeluKind, x: S::F) -> S::F {
     }
 }
 
-/// The derivative of gelu at each lane.
+/// The derivative of gelu at each lane, as precise as a result that is stored as `T` needs it.
 #[inline(always)]
-pub(crate) fn gelu_gradient<S: Simd>(s: S, kind: GeluKind, x: S::F) -> S::F {
+pub(crate) fn gelu_gradient<S: Simd, T: Element>(s: S, kind: GeluKind, x: S::F) -> S::F {
     match kind {
+        GeluKind::Tanh if T::DTYPE == DType::BF16 => gelu_gradient_bf16(s, x),
         GeluKind::Exact => {
             let (tail, power) = normal_tail(s, s.abs(x));
             s.fast_fma(s.mul(x, s.splat(DENSITY)), power, distribution(s, x, tail))
@@ -87,20 +91,15 @@ fn gelu_bf16<S: Simd>(s: S, kind: GeluKind, x: S::F) -> S::F {
     s.mul(x, s.reciprocal(s.add(e, s.splat(1.0))))
 }
 
-/// [`gelu_gradient`] within 2e-5 of 1, for results that are stored as bf16.
+/// [`gelu_gradient`] of the tanh kind within 2e-5 of 1, for results that are stored as bf16.
 #[inline(always)]
-fn gelu_gradient_bf16<S: Simd>(s: S, kind: GeluKind, x: S::F) -> S::F {
-    match kind {
-        GeluKind::Exact => gelu_gradient(s, kind, x),
-        GeluKind::Tanh => {
-            let minus_z = doubled(s, s.abs(x), -2.0 * UNIT);
-            let (sigma, slope) = logistic_rough(s, minus_z, s.lt(x, s.splat(0.0)));
-            // The slope is 0 beyond 16, where x^2 must not overflow.
-            let near = s.min(s.splat(256.0), s.mul(x, x));
-            let dz = s.fast_fma(near, s.splat(6.0 * SCALE * CUBIC), s.splat(2.0 * SCALE));
-            s.fast_fma(x, s.mul(slope, dz), sigma)
-        }
-    }
+fn gelu_gradient_bf16<S: Simd>(s: S, x: S::F) -> S::F {
+    let minus_z = doubled(s, s.abs(x), -2.0 * UNIT);
+    let (sigma, slope) = logistic_rough(s, minus_z, s.lt(x, s.splat(0.0)));
+    // The slope is 0 beyond 16, where x^2 must not overflow.
+    let near = s.min(s.splat(256.0), s.mul(x, x));
+    let dz = s.fast_fma(near, s.splat(6.0 * SCALE * CUBIC), s.splat(2.0 * SCALE));
+    s.fast_fma(x, s.mul(slope, dz), sigma)
 }
 
 struct Forward<const TANH: bool>;
@@ -114,19 +113,14 @@ fn kind(tanh: bool) -> GeluKind {
 impl<T: Float, const TANH: bool> Map<(T,), (T::Computed,)> for Forward<TANH> {
     #[inline(always)]
     fn map<S: Simd>(&self, s: S, (x,): (S::F,)) -> (S::F,) {
-        (if T::DTYPE == DType::BF16 { gelu_bf16(s, kind(TANH), x) } else { gelu(s, kind(TANH), x) },)
+        (gelu::<S, T>(s, kind(TANH), x),)
     }
 }
 
 impl<T: Float, const TANH: bool> Map<(T, T), (T::Computed,)> for Backward<TANH> {
     #[inline(always)]
     fn map<S: Simd>(&self, s: S, (x, dy): (S::F, S::F)) -> (S::F,) {
-        let slope = if T::DTYPE == DType::BF16 {
-            gelu_gradient_bf16(s, kind(TANH), x)
-        } else {
-            gelu_gradient(s, kind(TANH), x)
-        };
-        (s.mul(slope, dy),)
+        (s.mul(gelu_gradient::<S, T>(s, kind(TANH), x), dy),)
     }
 }
 

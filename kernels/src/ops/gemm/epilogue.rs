@@ -94,7 +94,7 @@ impl<const TANH: bool> Act for Forward<TANH> {
             // SAFETY: the caller's promise.
             unsafe { T::store_up_to(s, p, x, n) };
         }
-        gelu(s, kind(TANH), x)
+        gelu::<S, T>(s, kind(TANH), x)
     }
 }
 
@@ -103,7 +103,7 @@ impl<const TANH: bool> Act for Backward<TANH> {
     unsafe fn product<S: Simd, T: Element>(s: S, x: S::F, saved: Saved<T>) -> S::F {
         let Some((p, n)) = saved else { return x };
         // SAFETY: the caller's promise.
-        s.mul(x, gelu_gradient(s, kind(TANH), unsafe { T::load_up_to(s, p, n) }))
+        s.mul(x, gelu_gradient::<S, T>(s, kind(TANH), unsafe { T::load_up_to(s, p, n) }))
     }
 }
 
