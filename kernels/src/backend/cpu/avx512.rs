@@ -191,6 +191,19 @@ impl<const DOT_BF16: bool> Simd for Avx512<DOT_BF16> {
         }
     }
     #[inline(always)]
+    unsafe fn interleave_u16(self, low: *const u16, high: *const u16) -> [__m512; 2] {
+        // SAFETY: the caller's promise.
+        unsafe {
+            let (low, high) = (_mm512_loadu_si512(low.cast()), _mm512_loadu_si512(high.cast()));
+            // Element i of `low` is word 2 i, that of `high` word 2 i + 1; bit 5 of an index chooses `high`.
+            let first =
+                _mm512_add_epi32(_mm512_mullo_epi32(self.iota(), self.splat_i(0x0001_0001)), self.splat_i(32 << 16));
+            let second = _mm512_add_epi32(first, self.splat_i(0x0010_0010));
+            [_mm512_permutex2var_epi16(low, first, high), _mm512_permutex2var_epi16(low, second, high)]
+                .map(|words| _mm512_castsi512_ps(words))
+        }
+    }
+    #[inline(always)]
     unsafe fn store_high_pair(self, p: *mut u16, x: [__m512i; 2]) {
         // SAFETY: the caller's promise.
         unsafe {

@@ -91,6 +91,19 @@ pub trait Simd: Copy + Send + Sync + 'static {
             self.store_u16(p.add(Self::LANES), self.shr::<16>(x[1]));
         }
     }
+    /// Words whose low half is from `low` and whose high half is from `high`, 2 LANES of them in order.
+    ///
+    /// # Safety
+    /// Both are valid for reads of 2 LANES elements.
+    #[inline(always)]
+    unsafe fn interleave_u16(self, low: *const u16, high: *const u16) -> [Self::F; 2] {
+        // SAFETY: the caller's promise.
+        unsafe {
+            [0, Self::LANES].map(|at| {
+                self.of_bits(self.or(self.load_u16(low.add(at)), self.shl::<16>(self.load_u16(high.add(at)))))
+            })
+        }
+    }
     /// Reads LANES 32-bit integers.
     ///
     /// # Safety

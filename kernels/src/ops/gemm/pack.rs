@@ -22,6 +22,15 @@ pub(super) trait Word {
     /// # Safety
     /// `p`, and `p + stride` if `k > 1`, are valid for reads of min(lines, LANES) elements.
     unsafe fn across<S: Simd>(s: S, p: *const Self::Stored, stride: usize, lines: usize, k: usize) -> S::F;
+    /// [`Word::across`] of 2 LANES lines.
+    ///
+    /// # Safety
+    /// As for it.
+    #[inline(always)]
+    unsafe fn across_two<S: Simd>(s: S, p: *const Self::Stored, stride: usize, k: usize) -> [S::F; 2] {
+        // SAFETY: the caller's promise.
+        unsafe { [Self::across(s, p, stride, S::LANES, k), Self::across(s, p.add(S::LANES), stride, S::LANES, k)] }
+    }
 }
 
 /// One element, widened to f32.
@@ -68,6 +77,16 @@ impl Word for Pair {
             (low, if k > 1 { half_words(s, p.add(stride), lines) } else { s.splat_i(0) })
         };
         s.of_bits(s.or(low, s.shl::<16>(high)))
+    }
+    #[inline(always)]
+    unsafe fn across_two<S: Simd>(s: S, p: *const u16, stride: usize, k: usize) -> [S::F; 2] {
+        // SAFETY: the caller's promise.
+        unsafe {
+            if k > 1 {
+                return s.interleave_u16(p, p.add(stride));
+            }
+            [Self::across(s, p, stride, S::LANES, k), Self::across(s, p.add(S::LANES), stride, S::LANES, k)]
+        }
     }
 }
 
@@ -123,7 +142,8 @@ impl<W: Word> Kernel for Pack<W> {
                 if self.along_k {
                     self.transpose(s, self.source.add(first * self.stride), lines, panel);
                 } else {
-                    self.copy(s, self.source.add(first), lines, panel);
+                    // Whole vectors: lines of the next panel do no harm in places that nothing reads.
+                    self.copy(s, self.source.add(first), self.panel_width.min(self.lines - first), panel);
                 }
             }
         }
@@ -181,7 +201,7 @@ impl<W: Word> Pack<W> {
     unsafe fn copy<S: Simd>(&self, s: S, source: *const W::Stored, lines: usize, panel: *mut f32) {
         // SAFETY: the lines from `column` on, if there are any; panels hold whole vectors.
         unsafe {
-            if lines == self.panel_width {
+            if lines == self.panel_width && lines.is_multiple_of(2 * S::LANES) {
                 return self.copy_all(s, source, panel);
             }
             for column in (0..self.panel_width).step_by(S::LANES) {
@@ -209,12 +229,14 @@ impl<W: Word> Pack<W> {
     unsafe fn copy_all<S: Simd>(&self, s: S, source: *const W::Stored, panel: *mut f32) {
         for (step, k) in (0..self.k).step_by(W::ELEMENTS).enumerate() {
             self.ask_ahead(source, k);
-            for column in (0..self.panel_width).step_by(S::LANES) {
+            for column in (0..self.panel_width).step_by(2 * S::LANES) {
                 // SAFETY: the caller's promise.
                 unsafe {
                     let source = source.add(k * self.stride + column);
-                    let words = W::across(s, source, self.stride, S::LANES, self.k - k);
-                    s.store(panel.add(step * self.panel_width + column), words);
+                    let [low, high] = W::across_two(s, source, self.stride, self.k - k);
+                    let to = panel.add(step * self.panel_width + column);
+                    s.store(to, low);
+                    s.store(to.add(S::LANES), high);
                 }
             }
         }
