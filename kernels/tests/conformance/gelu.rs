@@ -1,7 +1,7 @@
 use crate::harness::{
     Rng, Tensor, assert_each_close, central_difference, epsilon, half_denormal, run_everywhere, run_with,
 };
-use scalert_kernels::dtype::DType;
+use scalert_kernels::dtype::{DType, bf16};
 use scalert_kernels::ops::Op;
 use scalert_kernels::ops::gelu::{GeluBackward, GeluForward, GeluKind, reference};
 use scalert_kernels::view::View;
@@ -33,28 +33,43 @@ fn matches_the_reference() {
             ] {
                 let x = Tensor::with_layout(dtype, &shape, padding, offset).fill(|i| input(&mut rng, i));
                 let dy = Tensor::with_layout(dtype, &shape, 0, offset).normal(&mut rng, 1.0);
-                let outputs = run_everywhere(|level, threads| {
-                    let y = Tensor::with_layout(dtype, &shape, padding + 1, offset);
-                    let dx = Tensor::with_layout(dtype, &shape, padding, 0);
-                    run_with(&GeluForward { x: x.view(), kind, y: y.view() }, level, threads);
-                    run_with(&GeluBackward { x: x.view(), dy: dy.view(), kind, dx: dx.view() }, level, threads);
-                    vec![y, dx]
-                });
-                let (e, e32) = (epsilon(dtype), epsilon(DType::F32));
-                let (x, dy) = (x.values(), dy.values());
-                for (level, out) in outputs {
-                    let what = format!("{} {dtype} {kind:?} {shape:?}", level.name());
-                    let y = reference::forward(kind, &x);
-                    assert_each_close(&format!("{what} y"), &out[0], &y, 2.0 * e, |i| {
-                        4.0 * e32 * x[i].abs().min(1.0) + half_denormal(dtype)
-                    });
-                    let dx = reference::backward(kind, &x, &dy);
-                    assert_each_close(&format!("{what} dx"), &out[1], &dx, 2.0 * e, |i| {
-                        16.0 * e32 * dy[i].abs() + half_denormal(dtype)
-                    });
-                }
+                compare(kind, &x, &dy, padding, offset);
             }
         }
+    }
+}
+
+/// Both passes, with outputs of rows so padded, against the reference.
+fn compare(kind: GeluKind, x: &Tensor, dy: &Tensor, padding: usize, offset: usize) {
+    let (dtype, shape) = (x.dtype(), x.shape());
+    let outputs = run_everywhere(|level, threads| {
+        let y = Tensor::with_layout(dtype, shape, padding + 1, offset);
+        let dx = Tensor::with_layout(dtype, shape, padding, 0);
+        run_with(&GeluForward { x: x.view(), kind, y: y.view() }, level, threads);
+        run_with(&GeluBackward { x: x.view(), dy: dy.view(), kind, dx: dx.view() }, level, threads);
+        vec![y, dx]
+    });
+    let (e, e32) = (epsilon(dtype), epsilon(DType::F32));
+    let (x, dy) = (x.values(), dy.values());
+    for (level, out) in outputs {
+        let what = format!("{} {dtype} {kind:?} {shape:?}", level.name());
+        let y = reference::forward(kind, &x);
+        assert_each_close(&format!("{what} y"), &out[0], &y, 2.0 * e, |i| {
+            4.0 * e32 * x[i].abs().min(1.0) + half_denormal(dtype)
+        });
+        let dx = reference::backward(kind, &x, &dy);
+        assert_each_close(&format!("{what} dx"), &out[1], &dx, 2.0 * e, |i| {
+            16.0 * e32 * dy[i].abs() + half_denormal(dtype)
+        });
+    }
+}
+
+#[test]
+fn every_bf16_is_within_the_tolerance() {
+    let x = Tensor::new(DType::BF16, &[1 << 16]).fill(|i| bf16::from_bits(i as u16).to_f64());
+    let dy = Tensor::new(DType::BF16, &[1 << 16]).fill(|_| 1.0);
+    for kind in KINDS {
+        compare(kind, &x, &dy, 0, 0);
     }
 }
 

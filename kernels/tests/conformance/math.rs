@@ -18,6 +18,11 @@ enum Function {
     Sigmoid,
     NormalTail,
     NormalPower,
+    Exp2Fixed,
+    Exp2FixedRough,
+    Exp2FixedCoarse,
+    Exp2NonpositiveBf16,
+    Exp2NonpositiveRough,
 }
 
 struct Apply<'a> {
@@ -45,11 +50,22 @@ impl Kernel for Apply<'_> {
                 Function::Sigmoid => math::sigmoid(s, x),
                 Function::NormalTail => math::normal_tail(s, x).0,
                 Function::NormalPower => math::normal_tail(s, x).1,
+                Function::Exp2Fixed => math::exp2_fixed(s, fixed(s, x)),
+                Function::Exp2FixedRough => math::exp2_fixed_rough(s, fixed(s, x)),
+                Function::Exp2FixedCoarse => math::exp2_fixed_coarse(s, fixed(s, x)),
+                Function::Exp2NonpositiveBf16 => math::exp2_nonpositive_bf16(s, x),
+                Function::Exp2NonpositiveRough => math::exp2_nonpositive_rough(s, x),
             };
             // SAFETY: as above.
             unsafe { s.store(values.as_mut_ptr(), y) };
         }
     }
+}
+
+/// x as the argument of powers of two in fixed point.
+#[inline(always)]
+fn fixed<S: Simd>(s: S, x: S::F) -> S::F {
+    math::fixed(s, s.mul(x, s.splat(math::FIXED)))
 }
 
 /// Bit patterns `step` apart from `first` to `last`, and the ends of the range.
@@ -124,6 +140,28 @@ fn exp2_is_within_its_bound() {
     let (positive, negative) = (sweep(1e-45, 250.0, 1009), negated(&sweep(1e-45, f32::MAX, 1009)));
     for x in [positive, negative, vec![0.0, -0.0, f32::NAN, f32::NEG_INFINITY]] {
         check(Function::Exp2, &x, f64::exp2, |_| 1.5);
+    }
+}
+
+#[test]
+fn cheap_powers_of_two_are_within_their_bounds() {
+    // Below 2^-126 there is 0 or a denormal, whose last place these functions do not promise.
+    let (positive, negative) = (sweep(1e-45, 127.999, 1009), negated(&sweep(1e-45, 126.0, 1009)));
+    let ulps = |relative: f64| move |x: f64| relative * x.exp2() / ulp(x.exp2());
+    for (function, bound) in
+        [(Function::Exp2Fixed, 3e-7), (Function::Exp2FixedRough, 6e-6), (Function::Exp2FixedCoarse, 1e-4)]
+    {
+        for x in [&positive, &negative] {
+            // The argument in fixed point has 24 bits.
+            check(function, x, f64::exp2, |x| ulps(bound)(x) + x.abs() / 8.0);
+        }
+        let ends = [-127.0, -500.0, f32::NEG_INFINITY, 0.0, -0.0, 1.0, 128.0, f32::INFINITY];
+        check(function, &ends, |x| if x <= -127.0 { 0.0 } else { x.exp2() }, |_| 0.5);
+    }
+    for (function, bound) in [(Function::Exp2NonpositiveBf16, 4e-7), (Function::Exp2NonpositiveRough, 4e-6)] {
+        check(function, &negative, f64::exp2, ulps(bound));
+        let ends = [-127.0, -500.0, f32::NEG_INFINITY, 0.0, -0.0, -1.0, f32::NAN];
+        check(function, &ends, |x| if x <= -127.0 { 0.0 } else { x.exp2() }, |_| 0.5);
     }
 }
 

@@ -1,7 +1,7 @@
 use crate::harness::{
     Rng, Tensor, assert_close, assert_each_close, central_difference, epsilon, half_denormal, run_everywhere, run_with,
 };
-use scalert_kernels::dtype::DType;
+use scalert_kernels::dtype::{DType, bf16};
 use scalert_kernels::ops::Op;
 use scalert_kernels::ops::swiglu::{SwigluBackward, SwigluForward, reference};
 use scalert_kernels::view::View;
@@ -37,35 +37,43 @@ fn matches_the_reference() {
             let gate = Tensor::with_layout(dtype, &shape, padding, offset).fill(|i| input(&mut rng, i));
             let up = Tensor::with_layout(dtype, &shape, 0, 0).normal(&mut rng, 1.0);
             let dy = Tensor::with_layout(dtype, &shape, 1, 1).normal(&mut rng, 1.0);
-            let outputs = run_everywhere(|level, threads| {
-                let new = || Tensor::with_layout(dtype, &shape, padding, 1);
-                let (y, dgate, dup) = (new(), new(), new());
-                run_with(&SwigluForward { gate: gate.view(), up: up.view(), y: y.view() }, level, threads);
-                let op = SwigluBackward {
-                    gate: gate.view(),
-                    up: up.view(),
-                    dy: dy.view(),
-                    dgate: dgate.view(),
-                    dup: dup.view(),
-                };
-                run_with(&op, level, threads);
-                vec![y, dgate, dup]
-            });
-            let (g, u, d) = (gate.values(), up.values(), dy.values());
-            let y = reference::forward(&g, &u);
-            let (dgate, dup) = reference::backward(&g, &u, &d);
-            let (e, e32) = (epsilon(dtype), epsilon(DType::F32));
-            for (level, out) in outputs {
-                let what = format!("{} {dtype} {shape:?}", level.name());
-                let absolute = half_denormal(dtype) + 5e-36;
-                assert_close(&format!("{what} y"), &out[0], &y, 2.0 * e + 4.0 * e32, absolute);
-                assert_close(&format!("{what} dup"), &out[2], &dup, 2.0 * e + 4.0 * e32, absolute);
-                assert_each_close(&format!("{what} dgate"), &out[1], &dgate, 2.0 * e, |i| {
-                    absolute + 16.0 * e32 * (d[i] * u[i]).abs()
-                });
-            }
+            compare(&gate, &up, &dy, padding);
         }
     }
+}
+
+/// Both passes, with outputs of rows so padded, against the reference.
+fn compare(gate: &Tensor, up: &Tensor, dy: &Tensor, padding: usize) {
+    let (dtype, shape) = (gate.dtype(), gate.shape());
+    let outputs = run_everywhere(|level, threads| {
+        let new = || Tensor::with_layout(dtype, shape, padding, 1);
+        let (y, dgate, dup) = (new(), new(), new());
+        run_with(&SwigluForward { gate: gate.view(), up: up.view(), y: y.view() }, level, threads);
+        let op =
+            SwigluBackward { gate: gate.view(), up: up.view(), dy: dy.view(), dgate: dgate.view(), dup: dup.view() };
+        run_with(&op, level, threads);
+        vec![y, dgate, dup]
+    });
+    let (g, u, d) = (gate.values(), up.values(), dy.values());
+    let y = reference::forward(&g, &u);
+    let (dgate, dup) = reference::backward(&g, &u, &d);
+    let (e, e32) = (epsilon(dtype), epsilon(DType::F32));
+    for (level, out) in outputs {
+        let what = format!("{} {dtype} {shape:?}", level.name());
+        let absolute = half_denormal(dtype) + 5e-36;
+        assert_close(&format!("{what} y"), &out[0], &y, 2.0 * e + 4.0 * e32, absolute);
+        assert_close(&format!("{what} dup"), &out[2], &dup, 2.0 * e + 4.0 * e32, absolute);
+        assert_each_close(&format!("{what} dgate"), &out[1], &dgate, 2.0 * e, |i| {
+            absolute + 16.0 * e32 * (d[i] * u[i]).abs()
+        });
+    }
+}
+
+#[test]
+fn every_bf16_is_within_the_tolerance() {
+    let gate = Tensor::new(DType::BF16, &[1 << 16]).fill(|i| bf16::from_bits(i as u16).to_f64());
+    let ones = Tensor::new(DType::BF16, &[1 << 16]).fill(|_| 1.0);
+    compare(&gate, &ones, &ones, 0);
 }
 
 #[test]

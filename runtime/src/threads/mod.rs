@@ -1,5 +1,6 @@
 //! The kernels' workers: an own pool, the host's threads, or the calling thread alone.
 
+mod call;
 mod host;
 mod own;
 

@@ -1,8 +1,10 @@
 //! The runtime's own pool: started at its first use, and anew in a forked child.
 
+use super::call::Call;
 use crate::log::{Log, LogLevel};
-use std::sync::Mutex;
+use std::panic::resume_unwind;
 use std::sync::atomic::{AtomicPtr, Ordering};
+use std::sync::{Arc, Mutex};
 use std::thread::JoinHandle;
 
 /// A pool of `threads - 1` threads beside the caller.
@@ -35,13 +37,18 @@ impl Own {
             (0..n).for_each(body);
             return;
         };
-        // The scope waits for every body, also when one panics, and then panics with the first of them.
-        pool.in_place_scope(|scope| {
-            for i in 1..n {
-                scope.spawn(move |_| body(i));
-            }
-            body(0);
-        });
+        // SAFETY: `finish` is called below, and nothing before it panics.
+        let call = Arc::new(unsafe { Call::new(u32::try_from(n).expect("as many bodies as threads at most"), body) });
+        for i in 1..call.bodies() {
+            let call = call.clone();
+            // A thread that comes too late for its body finds it begun, and leaves.
+            pool.spawn(move || {
+                call.run(i);
+            });
+        }
+        if let (_, Some(panic)) = call.finish() {
+            resume_unwind(panic);
+        }
     }
 
     /// This process's pool.

@@ -50,6 +50,7 @@ impl<const DOT_BF16: bool> Simd for Avx512<DOT_BF16> {
         fn sub(a: __m512, b: __m512) -> __m512 = _mm512_sub_ps(a, b);
         fn mul(a: __m512, b: __m512) -> __m512 = _mm512_mul_ps(a, b);
         fn div(a: __m512, b: __m512) -> __m512 = _mm512_div_ps(a, b);
+        fn reciprocal(a: __m512) -> __m512 = _mm512_rcp14_ps(a);
         fn sqrt(a: __m512) -> __m512 = _mm512_sqrt_ps(a);
         fn fma(a: __m512, b: __m512, c: __m512) -> __m512 = _mm512_fmadd_ps(a, b, c);
         fn fast_fma(a: __m512, b: __m512, c: __m512) -> __m512 = _mm512_fmadd_ps(a, b, c);
@@ -108,13 +109,10 @@ impl<const DOT_BF16: bool> Simd for Avx512<DOT_BF16> {
         fn f16_to_f32(a: __m512i) -> __m512 = _mm512_cvtph_ps(_mm512_cvtepi32_epi16(a));
         fn f32_to_f16(a: __m512) -> __m512i =
             _mm512_cvtepu16_epi32(_mm512_cvtps_ph::<{ _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC }>(a));
-        fn f32_to_bf16(a: __m512) -> __m512i = {
-            let bits = _mm512_castps_si512(a);
-            let high = _mm512_srli_epi32::<16>(bits);
-            let bias = _mm512_add_epi32(_mm512_set1_epi32(0x7fff), _mm512_and_si512(high, _mm512_set1_epi32(1)));
-            let rounded = _mm512_srli_epi32::<16>(_mm512_add_epi32(bits, bias));
+        fn keep_nan(bits: __m512i, rounded: __m512i) -> __m512i = {
+            let a = _mm512_castsi512_ps(bits);
             let nan = _mm512_cmp_ps_mask::<_CMP_UNORD_Q>(a, a);
-            _mm512_mask_or_epi32(rounded, nan, high, _mm512_set1_epi32(0x40))
+            _mm512_mask_or_epi32(rounded, nan, bits, _mm512_set1_epi32(0x0040_0000))
         };
         fn swap_pairs(a: __m512) -> __m512 = _mm512_permute_ps::<0b1011_0001>(a);
         fn sum(a: __m512) -> f32 = {
@@ -180,6 +178,38 @@ impl<const DOT_BF16: bool> Simd for Avx512<DOT_BF16> {
     unsafe fn store_u16_partial(self, p: *mut u16, x: __m512i, n: usize) {
         // SAFETY: masked lanes are not written.
         unsafe { _mm256_mask_storeu_epi16(p.cast(), first(n), _mm512_cvtepi32_epi16(x)) }
+    }
+
+    #[inline(always)]
+    unsafe fn load_bf16_pair(self, p: *const u16) -> [__m512; 2] {
+        // The even elements, and the odd ones.
+        // SAFETY: the caller's promise.
+        unsafe {
+            let x = _mm512_loadu_si512(p.cast());
+            let odd = _mm512_and_si512(x, _mm512_set1_epi32(0xffff_0000_u32 as i32));
+            [_mm512_castsi512_ps(_mm512_slli_epi32::<16>(x)), _mm512_castsi512_ps(odd)]
+        }
+    }
+    #[inline(always)]
+    unsafe fn interleave_u16(self, low: *const u16, high: *const u16) -> [__m512; 2] {
+        // SAFETY: the caller's promise.
+        unsafe {
+            let (low, high) = (_mm512_loadu_si512(low.cast()), _mm512_loadu_si512(high.cast()));
+            // Element i of `low` is word 2 i, that of `high` word 2 i + 1; bit 5 of an index chooses `high`.
+            let first =
+                _mm512_add_epi32(_mm512_mullo_epi32(self.iota(), self.splat_i(0x0001_0001)), self.splat_i(32 << 16));
+            let second = _mm512_add_epi32(first, self.splat_i(0x0010_0010));
+            [_mm512_permutex2var_epi16(low, first, high), _mm512_permutex2var_epi16(low, second, high)]
+                .map(|words| _mm512_castsi512_ps(words))
+        }
+    }
+    #[inline(always)]
+    unsafe fn store_high_pair(self, p: *mut u16, x: [__m512i; 2]) {
+        // SAFETY: the caller's promise.
+        unsafe {
+            let words = _mm512_mask_blend_epi16(0xaaaa_aaaa, _mm512_srli_epi32::<16>(x[0]), x[1]);
+            _mm512_storeu_si512(p.cast(), words);
+        }
     }
 
     #[inline(always)]

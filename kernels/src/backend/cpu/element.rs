@@ -7,6 +7,9 @@ use crate::dtype::{DType, bf16, bf16_bits_nearest_away, bf16_bits_nearest_even, 
 pub trait Element: Copy + Send + Sync + 'static {
     /// Its dtype.
     const DTYPE: DType;
+    /// Whether [`Element::load_pair`] and [`Element::store_pair`] have an order of lanes of their own: the same for all
+    /// such types.
+    const PAIRED: bool = false;
     /// Exact value as f32.
     fn to_f32(self) -> f32;
     /// Nearest value, ties to even.
@@ -31,6 +34,28 @@ pub trait Element: Copy + Send + Sync + 'static {
     /// # Safety
     /// `p` is valid for writes of `n` elements.
     unsafe fn store_partial<S: Simd>(s: S, p: *mut Self, x: S::F, n: usize);
+
+    /// Reads 2 LANES elements.
+    ///
+    /// # Safety
+    /// `p` is valid for reads of 2 LANES elements.
+    #[inline(always)]
+    unsafe fn load_pair<S: Simd>(s: S, p: *const Self) -> [S::F; 2] {
+        // SAFETY: the caller's promise.
+        unsafe { [Self::load(s, p), Self::load(s, p.add(S::LANES))] }
+    }
+    /// Writes 2 LANES elements in the order of [`Element::load_pair`].
+    ///
+    /// # Safety
+    /// `p` is valid for writes of 2 LANES elements.
+    #[inline(always)]
+    unsafe fn store_pair<S: Simd>(s: S, p: *mut Self, x: [S::F; 2]) {
+        // SAFETY: the caller's promise.
+        unsafe {
+            Self::store(s, p, x[0]);
+            Self::store(s, p.add(S::LANES), x[1]);
+        }
+    }
 
     /// Reads `n` elements, or LANES if that is fewer; the other lanes are 0.
     ///
@@ -85,7 +110,7 @@ impl Element for f32 {
 }
 
 macro_rules! half_element {
-    ($t:ty, $dtype:expr, $to:expr, $from:expr, $widen:ident, $narrow:ident) => {
+    ($t:ty, $dtype:expr, $to:expr, $from:expr, $widen:ident, $narrow:ident $(, $round:ident)?) => {
         impl Element for $t {
             const DTYPE: DType = $dtype;
             #[inline(always)]
@@ -116,6 +141,19 @@ macro_rules! half_element {
                 // SAFETY: the caller's promise.
                 unsafe { s.store_u16_partial(p.cast(), s.$narrow(x), n) }
             }
+            $(
+                const PAIRED: bool = true;
+                #[inline(always)]
+                unsafe fn load_pair<S: Simd>(s: S, p: *const $t) -> [S::F; 2] {
+                    // SAFETY: the caller's promise.
+                    unsafe { s.load_bf16_pair(p.cast()) }
+                }
+                #[inline(always)]
+                unsafe fn store_pair<S: Simd>(s: S, p: *mut $t, x: [S::F; 2]) {
+                    // SAFETY: the caller's promise.
+                    unsafe { s.store_high_pair(p.cast(), [s.$round(x[0]), s.$round(x[1])]) }
+                }
+            )?
         }
     };
 }
@@ -126,7 +164,8 @@ half_element!(
     bf16::to_f32,
     |x: f32| bf16::from_bits(bf16_bits_nearest_even(x.to_bits())),
     bf16_to_f32,
-    f32_to_bf16
+    f32_to_bf16,
+    round_to_bf16
 );
 half_element!(f16, DType::F16, f16::to_f32, f16::from_f32, f16_to_f32, f32_to_f16);
 
@@ -141,7 +180,25 @@ half_element!(
     |x: Bf16Away| x.0.to_f32(),
     |x: f32| Bf16Away(bf16::from_bits(bf16_bits_nearest_away(x.to_bits()))),
     bf16_to_f32,
-    f32_to_bf16_away
+    f32_to_bf16_away,
+    round_to_bf16_away
+);
+
+/// bf16 that stores what was computed from bf16 alone, with the fewest instructions: a result lies half-way between two
+/// bf16 once in 65536, so ties may go away from zero; and a NaN that comes from a bf16 or from the processor has no low
+/// bits that rounding could carry over.
+#[derive(Clone, Copy)]
+#[repr(transparent)]
+pub(crate) struct Bf16Computed(bf16);
+
+half_element!(
+    Bf16Computed,
+    DType::BF16,
+    |x: Bf16Computed| x.0.to_f32(),
+    |x: f32| Bf16Computed(bf16::from_bits(bf16_bits_nearest_away(x.to_bits()))),
+    bf16_to_f32,
+    f32_to_bf16_computed,
+    round_to_bf16_computed
 );
 
 /// The 16 bits of a bf16 or f16 as they are, in the low half of the f32's bits: for copies, and for maps that round by
@@ -158,3 +215,19 @@ half_element!(
     of_bits,
     bits
 );
+
+/// A float type of tensors, and what results that are not exact are stored in it as.
+pub(crate) trait Float: Element {
+    /// The same bits in memory, stored with the fewest instructions.
+    type Computed: Element;
+}
+
+impl Float for f32 {
+    type Computed = f32;
+}
+impl Float for f16 {
+    type Computed = f16;
+}
+impl Float for bf16 {
+    type Computed = Bf16Computed;
+}

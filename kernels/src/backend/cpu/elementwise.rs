@@ -20,6 +20,8 @@ const MOST_LANES: usize = 16;
 pub(crate) trait Elements: Send + Sync {
     /// Their sizes in bytes; 0 beyond the last.
     const SIZES: [usize; MOST];
+    /// Whether all of them are [`Element::PAIRED`].
+    const PAIRED: bool;
     /// One vector of each.
     type Vectors<S: Simd>: Copy;
     /// Reads the elements of `span` from index `at` of each tensor on.
@@ -32,12 +34,23 @@ pub(crate) trait Elements: Send + Sync {
     /// # Safety
     /// Each pointer is valid for writes of those elements of its type.
     unsafe fn store<S: Simd>(s: S, p: &[*mut u8; MOST], at: usize, span: impl Span, vectors: Self::Vectors<S>);
+    /// Reads 2 LANES elements from index `at` of each tensor on, in the order of [`Element::load_pair`].
+    ///
+    /// # Safety
+    /// Each pointer is valid for reads of those elements of its type.
+    unsafe fn load_pair<S: Simd>(s: S, p: &[*mut u8; MOST], at: usize) -> [Self::Vectors<S>; 2];
+    /// Writes 2 LANES elements from index `at` of each tensor on, in the order of [`Element::load_pair`].
+    ///
+    /// # Safety
+    /// Each pointer is valid for writes of those elements of its type.
+    unsafe fn store_pair<S: Simd>(s: S, p: &[*mut u8; MOST], at: usize, vectors: [Self::Vectors<S>; 2]);
 }
 
 macro_rules! elements {
-    ($sizes:expr, $($t:ident $vector:ident $i:literal $v:ty),*) => {
+    ($sizes:expr, $($t:ident $vector:ident $i:tt $v:ty),*) => {
         impl<$($t: Element),*> Elements for ($($t,)*) {
             const SIZES: [usize; MOST] = $sizes;
+            const PAIRED: bool = $($t::PAIRED)&&*;
             type Vectors<S: Simd> = ($($v,)*);
             #[inline(always)]
             unsafe fn load<S: Simd>(s: S, p: &[*mut u8; MOST], at: usize, span: impl Span) -> Self::Vectors<S> {
@@ -55,13 +68,32 @@ macro_rules! elements {
                 // SAFETY: the caller's promise.
                 unsafe { $(span.store(s, p[$i].cast::<$t>().add(at), $vector);)* }
             }
+            #[inline(always)]
+            unsafe fn load_pair<S: Simd>(s: S, p: &[*mut u8; MOST], at: usize) -> [Self::Vectors<S>; 2] {
+                // SAFETY: the caller's promise.
+                $(let $vector = unsafe { $t::load_pair(s, p[$i].cast::<$t>().add(at)) };)*
+                [($($vector[0],)*), ($($vector[1],)*)]
+            }
+            #[inline(always)]
+            unsafe fn store_pair<S: Simd>(s: S, p: &[*mut u8; MOST], at: usize, vectors: [Self::Vectors<S>; 2]) {
+                let [first, second] = vectors;
+                // SAFETY: the caller's promise.
+                unsafe { $($t::store_pair(s, p[$i].cast::<$t>().add(at), [first.$i, second.$i]);)* }
+            }
         }
     };
 }
 
 impl Elements for () {
     const SIZES: [usize; MOST] = [0; MOST];
+    const PAIRED: bool = false;
     type Vectors<S: Simd> = ();
+    #[inline(always)]
+    unsafe fn load_pair<S: Simd>(_s: S, _p: &[*mut u8; MOST], _at: usize) -> [(); 2] {
+        [(); 2]
+    }
+    #[inline(always)]
+    unsafe fn store_pair<S: Simd>(_s: S, _p: &[*mut u8; MOST], _at: usize, _vectors: [(); 2]) {}
     #[inline(always)]
     unsafe fn load<S: Simd>(_s: S, _p: &[*mut u8; MOST], _at: usize, _span: impl Span) {}
     #[inline(always)]
@@ -195,11 +227,21 @@ impl<I: Elements, O: Elements, M: Map<I, O>> Kernel for Mapped<'_, I, O, M> {
     #[inline(always)]
     fn run<S: Simd>(self, s: S) {
         let Run { inputs, outputs, n, .. } = self.run;
-        each_vector!(S, n, |at, span| {
+        let pairs = if I::PAIRED && O::PAIRED { n / (2 * S::LANES) } else { 0 };
+        for pair in 0..pairs {
+            let at = pair * 2 * S::LANES;
             // SAFETY: `for_each_run` made the pointers valid for n elements.
             unsafe {
-                let x = I::load(s, &inputs, at, span);
-                O::store(s, &outputs, at, span, self.map.map(s, x));
+                let [first, second] = I::load_pair(s, &inputs, at);
+                O::store_pair(s, &outputs, at, [self.map.map(s, first), self.map.map(s, second)]);
+            }
+        }
+        let start = pairs * 2 * S::LANES;
+        each_vector!(S, n - start, |at, span| {
+            // SAFETY: as above.
+            unsafe {
+                let x = I::load(s, &inputs, start + at, span);
+                O::store(s, &outputs, start + at, span, self.map.map(s, x));
             }
         });
     }

@@ -182,6 +182,30 @@ pub fn exp2<S: Simd>(s: S, x: S::F) -> S::F {
     s.scale(polynomial(s, s.sub(x, n), c), n)
 }
 
+/// 2^x within 4e-7 of its value for x <= 0, 0 from -127 down. A NaN without low bits, as come of bf16, stays NaN.
+#[inline(always)]
+pub fn exp2_nonpositive_bf16<S: Simd>(s: S, x: S::F) -> S::F {
+    whole_and_rest(s, x, [1.0, std::f32::consts::LN_2, 0.240_222_42, 0.055_507_336, 0.009_671_513, 0.001_326_472_7])
+}
+
+/// [`exp2_nonpositive_bf16`] within 4e-6 of its value, for what is stored as bf16.
+#[inline(always)]
+pub fn exp2_nonpositive_rough<S: Simd>(s: S, x: S::F) -> S::F {
+    whole_and_rest(s, x, [1.0, 0.693_124_2, 0.240_240_99, 0.055_906_426, 0.009_582_853])
+}
+
+/// x = n + r, |r| <= 1/2, `c` a minimax fit of 2^r that is 1 for r = 0, and n is added to the exponent of the result: all of
+/// them cheap instructions. Adding 1.5 2^23 leaves n in the low bits.
+#[inline(always)]
+fn whole_and_rest<S: Simd, const N: usize>(s: S, x: S::F, c: [f32; N]) -> S::F {
+    // max returns its second argument for NaN.
+    let x = s.max(s.splat(-127.0), x);
+    let shifter = s.splat(1.5 * FIXED);
+    let shifted = s.add(x, shifter);
+    let r = s.sub(x, s.sub(shifted, shifter));
+    s.of_bits(s.add_i(s.bits(polynomial(s, r, c)), s.shl::<23>(s.bits(shifted))))
+}
+
 /// Sine and cosine of `quarters` quarter turns (each pi / 2), |quarters| <= 1/2, plus `whole` more, within 2^-23 of 1.
 ///
 /// Minimax polynomials on [-pi/4, pi/4] (Cephes, sinf and cosf), then signs and roles by the quadrant.
@@ -197,4 +221,66 @@ pub fn sin_cos_quarters<S: Simd>(s: S, quarters: S::F, whole: S::I) -> (S::F, S:
     let sign = s.shl::<30>(s.and(whole, s.splat_i(2)));
     let cos_sign = s.shl::<30>(s.and(s.add_i(whole, s.splat_i(1)), s.splat_i(2)));
     (s.of_bits(s.xor(s.bits(sin), sign)), s.of_bits(s.xor(s.bits(cos), cos_sign)))
+}
+
+/// 2^23: the unit of the arguments of [`exp2_fixed`] and its kin, which [`fixed`] or [`fixed_nonpositive`] made.
+pub const FIXED: f32 = (1 << 23) as f32;
+
+/// t in the range of [`exp2_fixed`]: from -127 to 128 powers of two. NaN stays NaN.
+#[inline(always)]
+pub fn fixed<S: Simd>(s: S, t: S::F) -> S::F {
+    s.min(s.splat(128.0 * FIXED), fixed_nonpositive(s, t))
+}
+
+/// [`fixed`] of t <= 0.
+#[inline(always)]
+pub fn fixed_nonpositive<S: Simd>(s: S, t: S::F) -> S::F {
+    // min and max return their second argument for NaN.
+    s.max(s.splat(-127.0 * FIXED), t)
+}
+
+/// 2^(t / 2^23) within 3e-7 of its value while |t| < 2^26, within 2e-6 elsewhere; 0 for -127 powers of two, infinity for
+/// 128, and something for NaN: a caller lets NaN pass in another way.
+#[inline(always)]
+pub fn exp2_fixed<S: Simd>(s: S, t: S::F) -> S::F {
+    fixed_power(s, t, [0.498_363_14, 0.353_489_7, 0.108_195_59, 0.038_403_094, -0.000_318_620_9, 0.001_867_130_2])
+}
+
+/// [`exp2_fixed`] within 6e-6 of its value, for differences that are stored as bf16.
+#[inline(always)]
+pub fn exp2_fixed_rough<S: Simd>(s: S, t: S::F) -> S::F {
+    fixed_power(s, t, [0.509_419_56, 0.313_505_1, 0.165_112_9, -0.001_464_268_9, 0.013_426_686])
+}
+
+/// [`exp2_fixed`] within 1e-4 of its value, for products that are stored as bf16, which rounds by 2e-3.
+#[inline(always)]
+pub fn exp2_fixed_coarse<S: Simd>(s: S, t: S::F) -> S::F {
+    fixed_power(s, t, [0.455_461_14, 0.471_027_97, -0.003_556_167, 0.077_067_05])
+}
+
+/// Rounded to an integer, t holds the exponent in its high bits and a mantissa f in the low ones; `c` is a minimax fit of
+/// 2^(f - 1) on [1, 2] that is 1 for f = 1, so that the ends of the range are 0 and infinity exactly.
+///
+/// Neither rounds to an integral float nor scales by a power of two: these cost several multiplications each where
+/// vectors are wider than the machine's units.
+#[inline(always)]
+fn fixed_power<S: Simd, const N: usize>(s: S, t: S::F, c: [f32; N]) -> S::F {
+    let i = s.to_i(t);
+    let f = s.of_bits(s.or(s.and(i, s.splat_i(0x007f_ffff)), s.splat_i(0x3f80_0000)));
+    let exponent = s.and(i, s.splat_i(0xff80_0000_u32 as i32));
+    s.of_bits(s.add_i(s.bits(polynomial(s, f, c)), exponent))
+}
+
+/// sigma = 1 / (1 + e^-z) and its slope sigma (1 - sigma), within 1e-5 of sigma and of the slope, for differences that are
+/// stored as bf16. `t` is -|z| log2(e) 2^23, `negative` tells the lanes where z < 0. NaN gives something.
+#[inline(always)]
+pub fn logistic_rough<S: Simd>(s: S, t: S::F, negative: S::M) -> (S::F, S::F) {
+    let one = s.splat(1.0);
+    let power = exp2_fixed_rough(s, fixed_nonpositive(s, t));
+    // One Newton step from the estimate: the denominator lies between 1 and 2.
+    let denominator = s.add(power, one);
+    let estimate = s.reciprocal(denominator);
+    let large = s.mul(estimate, s.sub(s.splat(2.0), s.mul(denominator, estimate)));
+    let small = s.mul(power, large);
+    (s.select(negative, small, large), s.mul(small, large))
 }

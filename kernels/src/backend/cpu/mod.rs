@@ -15,12 +15,24 @@ mod simd;
 pub(crate) mod span;
 
 pub use element::Element;
-pub(crate) use element::{Bf16Away, Bits16};
+pub(crate) use element::{Bf16Away, Bits16, Float};
 pub use level::{Kernel, Level};
 pub use portable::Portable;
 pub use simd::{MOST_LANES, Simd};
 
 use std::sync::atomic::{AtomicUsize, Ordering};
+
+/// Asks for the cache line at `p`, which need not be readable, to come to the second-level cache.
+#[inline(always)]
+pub(crate) fn prefetch<T>(p: *const T) {
+    #[cfg(target_arch = "x86_64")]
+    // SAFETY: a hint; it does not fault.
+    unsafe {
+        std::arch::x86_64::_mm_prefetch::<{ std::arch::x86_64::_MM_HINT_T1 }>(p.cast());
+    }
+    #[cfg(not(target_arch = "x86_64"))]
+    let _ = p;
+}
 
 /// Threads that a kernel may use. The runtime implements it over its pool or the host's.
 pub trait Workers: Sync {

@@ -70,6 +70,40 @@ pub trait Simd: Copy + Send + Sync + 'static {
     /// # Safety
     /// `p` is valid for writes of `n` elements.
     unsafe fn store_u16_partial(self, p: *mut u16, x: Self::I, n: usize);
+    /// Reads 2 LANES bf16 in an order of the level's own, that of [`Simd::store_high_pair`]: the fewest instructions.
+    ///
+    /// # Safety
+    /// `p` is valid for reads of 2 LANES elements.
+    #[inline(always)]
+    unsafe fn load_bf16_pair(self, p: *const u16) -> [Self::F; 2] {
+        // SAFETY: the caller's promise.
+        unsafe { [self.bf16_to_f32(self.load_u16(p)), self.bf16_to_f32(self.load_u16(p.add(Self::LANES)))] }
+    }
+    /// Writes the high 16 bits of 2 LANES lanes in the order of [`Simd::load_bf16_pair`].
+    ///
+    /// # Safety
+    /// `p` is valid for writes of 2 LANES elements.
+    #[inline(always)]
+    unsafe fn store_high_pair(self, p: *mut u16, x: [Self::I; 2]) {
+        // SAFETY: the caller's promise.
+        unsafe {
+            self.store_u16(p, self.shr::<16>(x[0]));
+            self.store_u16(p.add(Self::LANES), self.shr::<16>(x[1]));
+        }
+    }
+    /// Words whose low half is from `low` and whose high half is from `high`, 2 LANES of them in order.
+    ///
+    /// # Safety
+    /// Both are valid for reads of 2 LANES elements.
+    #[inline(always)]
+    unsafe fn interleave_u16(self, low: *const u16, high: *const u16) -> [Self::F; 2] {
+        // SAFETY: the caller's promise.
+        unsafe {
+            [0, Self::LANES].map(|at| {
+                self.of_bits(self.or(self.load_u16(low.add(at)), self.shl::<16>(self.load_u16(high.add(at)))))
+            })
+        }
+    }
     /// Reads LANES 32-bit integers.
     ///
     /// # Safety
@@ -95,6 +129,11 @@ pub trait Simd: Copy + Send + Sync + 'static {
     fn mul(self, a: Self::F, b: Self::F) -> Self::F;
     /// a / b.
     fn div(self, a: Self::F, b: Self::F) -> Self::F;
+    /// 1 / a within 2^-13.9 of its value, 0 for infinity. Values of 2^126 and more may give 0.
+    #[inline(always)]
+    fn reciprocal(self, a: Self::F) -> Self::F {
+        self.div(self.splat(1.0), a)
+    }
     /// The square root of a.
     fn sqrt(self, a: Self::F) -> Self::F;
     /// a * b + c, rounded once at every level (slow at the portable level).
@@ -112,7 +151,7 @@ pub trait Simd: Copy + Send + Sync + 'static {
     fn bits(self, a: Self::F) -> Self::I;
     /// The floats with these bits.
     fn of_bits(self, a: Self::I) -> Self::F;
-    /// Conversion to i32 of integral values in range.
+    /// Conversion to i32 of values in range, integral or rounded in a way of the level's own.
     fn to_i(self, a: Self::F) -> Self::I;
     /// Conversion of i32 to f32, ties to even.
     fn to_f(self, a: Self::I) -> Self::F;
@@ -236,25 +275,42 @@ pub trait Simd: Copy + Send + Sync + 'static {
     /// f32 to bf16 bits in the low 16 of each lane, nearest even, as [`crate::dtype::bf16_bits_nearest_even`].
     #[inline(always)]
     fn f32_to_bf16(self, a: Self::F) -> Self::I {
+        self.shr::<16>(self.round_to_bf16(a))
+    }
+    /// [`Simd::f32_to_bf16`], in the high 16 bits of each lane; the low 16 mean nothing.
+    #[inline(always)]
+    fn round_to_bf16(self, a: Self::F) -> Self::I {
         let bits = self.bits(a);
-        let high = self.shr::<16>(bits);
-        let bias = self.add_i(self.splat_i(0x7fff), self.and(high, self.splat_i(1)));
-        let rounded = self.shr::<16>(self.add_i(bits, bias));
-        self.keep_nan(bits, high, rounded)
+        let bias = self.add_i(self.splat_i(0x7fff), self.and(self.shr::<16>(bits), self.splat_i(1)));
+        self.keep_nan(bits, self.add_i(bits, bias))
     }
     /// f32 to bf16 bits, nearest with ties away from zero, as [`crate::dtype::bf16_bits_nearest_away`].
     #[inline(always)]
     fn f32_to_bf16_away(self, a: Self::F) -> Self::I {
-        let bits = self.bits(a);
-        let rounded = self.shr::<16>(self.add_i(bits, self.splat_i(0x8000)));
-        self.keep_nan(bits, self.shr::<16>(bits), rounded)
+        self.shr::<16>(self.round_to_bf16_away(a))
     }
-    /// `rounded`, or a quiet NaN made of `high` where `bits` is NaN.
+    /// [`Simd::f32_to_bf16_away`], in the high 16 bits of each lane; the low 16 mean nothing.
     #[inline(always)]
-    fn keep_nan(self, bits: Self::I, high: Self::I, rounded: Self::I) -> Self::I {
+    fn round_to_bf16_away(self, a: Self::F) -> Self::I {
+        let bits = self.bits(a);
+        self.keep_nan(bits, self.add_i(bits, self.splat_i(0x8000)))
+    }
+    /// [`Simd::f32_to_bf16_away`] of what is no NaN, or one without low bits.
+    #[inline(always)]
+    fn f32_to_bf16_computed(self, a: Self::F) -> Self::I {
+        self.shr::<16>(self.round_to_bf16_computed(a))
+    }
+    /// [`Simd::f32_to_bf16_computed`], in the high 16 bits of each lane; the low 16 mean nothing.
+    #[inline(always)]
+    fn round_to_bf16_computed(self, a: Self::F) -> Self::I {
+        self.add_i(self.bits(a), self.splat_i(0x8000))
+    }
+    /// `rounded`, or a quiet NaN where `bits` is NaN.
+    #[inline(always)]
+    fn keep_nan(self, bits: Self::I, rounded: Self::I) -> Self::I {
         let magnitude = self.and(bits, self.splat_i(i32::MAX));
         let nan = self.gt_i(magnitude, self.splat_i(0x7f80_0000));
-        self.select_i(nan, self.or(high, self.splat_i(0x0040)), rounded)
+        self.select_i(nan, self.or(bits, self.splat_i(0x0040_0000)), rounded)
     }
 }
 

@@ -31,8 +31,8 @@ impl<A: Element> RandomMap<(A,), (Bits16,)> for StochasticBf16 {
     #[inline(always)]
     fn map<S: Simd>(&self, s: S, (x,): (S::F,), random: S::I) -> (S::F,) {
         let bits = s.bits(x);
-        let rounded = s.shr::<16>(s.add_i(bits, s.shr::<16>(random)));
-        (s.of_bits(s.keep_nan(bits, s.shr::<16>(bits), rounded)),)
+        let rounded = s.keep_nan(bits, s.add_i(bits, s.shr::<16>(random)));
+        (s.of_bits(s.shr::<16>(rounded)),)
     }
 }
 

@@ -1,7 +1,8 @@
 use super::{CrossEntropy, class, scale};
-use crate::backend::cpu::math::{exp, exp_nonpositive, log};
+use crate::backend::cpu::math::{FIXED, exp, exp_nonpositive, exp2_fixed, exp2_fixed_coarse, fixed_nonpositive, log};
 use crate::backend::cpu::span::{Span, UNROLL, each_vector, total};
-use crate::backend::cpu::{Cpu, Element, Kernel, Simd};
+use crate::backend::cpu::{Cpu, Element, Float, Kernel, Simd};
+use crate::dtype::DType;
 use crate::with_float;
 
 /// Logits whose exponentials are summed before they join the row's sum: they stay in the first-level cache between
@@ -18,7 +19,7 @@ const TASK: usize = 16 * 1024;
 /// `logits` is valid for reads and `dlogits`, unless null, for writes of `v` elements; they are apart, or equal and
 /// `G` no wider than `L`.
 #[inline(always)]
-pub(crate) unsafe fn row<S: Simd, L: Element, G: Element>(
+pub(crate) unsafe fn row<S: Simd, L: Element, G: Float>(
     s: S,
     logits: *const L,
     v: usize,
@@ -66,30 +67,75 @@ unsafe fn exponential_sum<S: Simd, L: Element>(s: S, logits: *const L, v: usize)
     (largest, sum as f32)
 }
 
+/// 2^23 log2(e), the unit of a fixed-point exponent.
+const UNIT: f32 = std::f32::consts::LOG2_E * FIXED;
+
 /// The larger of `least` and the largest of `n` logits, and the sum of e^(logit - largest).
 #[inline(always)]
 unsafe fn block_sum<S: Simd, L: Element>(s: S, logits: *const L, n: usize, least: f32) -> (f32, f32) {
+    let pairs = if L::PAIRED { n / (2 * S::LANES) } else { 0 };
+    let start = pairs * 2 * S::LANES;
     let mut largest = [s.splat(least); UNROLL];
-    each_vector!(S, n, |at, span, k| {
+    for pair in 0..pairs {
         // SAFETY: the caller's promise.
-        let x = unsafe { span.load(s, logits.add(at)) };
+        let x = unsafe { L::load_pair(s, logits.add(pair * 2 * S::LANES)) };
+        for k in 0..2 {
+            largest[k] = s.max(x[k], largest[k]);
+        }
+    }
+    each_vector!(S, n - start, |at, span, k| {
+        // SAFETY: the caller's promise.
+        let x = unsafe { span.load(s, logits.add(start + at)) };
         largest[k] = s.max(span.keep(s, x, f32::NEG_INFINITY), largest[k]);
     });
     let m = s.max_lane(s.max(s.max(largest[0], largest[1]), s.max(largest[2], largest[3])));
     let shift = s.splat(m);
-    let mut sums = [s.splat(0.0); UNROLL];
-    each_vector!(S, n, |at, span, k| {
+    let mut sums = Exponentials { shift, powers: [s.splat(0.0); UNROLL], exponents: [s.splat(0.0); UNROLL] };
+    for pair in 0..pairs {
         // SAFETY: the caller's promise.
-        let x = unsafe { span.load(s, logits.add(at)) };
-        let x = s.sub(span.keep(s, x, f32::NEG_INFINITY), shift);
-        sums[k] = s.add(sums[k], exp_nonpositive(s, x));
+        let x = unsafe { L::load_pair(s, logits.add(pair * 2 * S::LANES)) };
+        sums.add(s, 0, x[0]);
+        sums.add(s, 1, x[1]);
+    }
+    each_vector!(S, n - start, |at, span, k| {
+        // SAFETY: the caller's promise.
+        let x = unsafe { span.load(s, logits.add(start + at)) };
+        sums.add(s, k, span.keep(s, x, f32::NEG_INFINITY));
     });
-    (m, total(s, sums))
+    let exponents = total(s, sums.exponents);
+    (m, if exponents.is_nan() { exponents } else { total(s, sums.powers) })
 }
 
-/// dlogits = e^(logits - largest) factor.
+/// Sums of e^(x - shift), and of their exponents: finite unless there is a NaN, which the powers do not show.
+struct Exponentials<S: Simd> {
+    shift: S::F,
+    powers: [S::F; UNROLL],
+    exponents: [S::F; UNROLL],
+}
+
+impl<S: Simd> Exponentials<S> {
+    #[inline(always)]
+    fn add(&mut self, s: S, k: usize, x: S::F) {
+        let t = fixed_nonpositive(s, s.mul(s.sub(x, self.shift), s.splat(UNIT)));
+        self.powers[k] = s.add(self.powers[k], exp2_fixed(s, t));
+        self.exponents[k] = s.add(self.exponents[k], t);
+    }
+}
+
+/// e^x factor for x <= 0, as a `G` stores it. NaN gives something, unless the factor is NaN as well.
 #[inline(always)]
-unsafe fn scaled_softmax<S: Simd, L: Element, G: Element>(
+fn scaled_exponential<S: Simd, G: Element>(s: S, x: S::F, factor: S::F) -> S::F {
+    let e = if G::DTYPE == DType::BF16 {
+        exp2_fixed_coarse(s, fixed_nonpositive(s, s.mul(x, s.splat(UNIT))))
+    } else {
+        exp_nonpositive(s, x)
+    };
+    s.mul(e, factor)
+}
+
+/// dlogits = e^(logits - largest) factor, which is NaN where a logit is.
+#[inline(always)]
+unsafe fn scaled_softmax<S: Simd, L: Element, G: Float>(
     s: S,
     logits: *const L,
     v: usize,
@@ -97,12 +143,25 @@ unsafe fn scaled_softmax<S: Simd, L: Element, G: Element>(
     factor: f32,
     dlogits: *mut G,
 ) {
+    let dlogits: *mut G::Computed = dlogits.cast();
     let (shift, factor) = (s.splat(largest), s.splat(factor));
-    each_vector!(S, v, |at, span| {
+    let pairs = if L::PAIRED && G::Computed::PAIRED { v / (2 * S::LANES) } else { 0 };
+    let start = pairs * 2 * S::LANES;
+    for pair in 0..pairs {
+        let at = pair * 2 * S::LANES;
         // SAFETY: the caller's promise.
         unsafe {
-            let e = exp_nonpositive(s, s.sub(span.load(s, logits.add(at)), shift));
-            span.store(s, dlogits.add(at), s.mul(e, factor));
+            let [first, second] = L::load_pair(s, logits.add(at));
+            let first = scaled_exponential::<S, G>(s, s.sub(first, shift), factor);
+            let second = scaled_exponential::<S, G>(s, s.sub(second, shift), factor);
+            G::Computed::store_pair(s, dlogits.add(at), [first, second]);
+        }
+    }
+    each_vector!(S, v - start, |at, span| {
+        // SAFETY: the caller's promise.
+        unsafe {
+            let x = s.sub(span.load(s, logits.add(start + at)), shift);
+            span.store(s, dlogits.add(start + at), scaled_exponential::<S, G>(s, x, factor));
         }
     });
 }
@@ -114,7 +173,7 @@ struct Rows<'a, T> {
     element: std::marker::PhantomData<T>,
 }
 
-impl<T: Element> Kernel for Rows<'_, T> {
+impl<T: Float> Kernel for Rows<'_, T> {
     type Output = ();
 
     #[inline(always)]

@@ -8,6 +8,7 @@ use super::product::{Matrix, Product};
 use super::{Compute, Gemm};
 use crate::backend::cpu::{Cpu, Level};
 use crate::dtype::{DType, bf16, f16};
+use std::ops::Range;
 
 /// Words of k in a block: a panel of a (16 KiB) stays in the first-level cache while panels of b stream past it.
 const BLOCK: usize = 256;
@@ -114,6 +115,19 @@ struct Lines {
     panel_width: usize,
 }
 
+/// Packed blocks of a rectangle, and its sums.
+struct Block {
+    a: *const f32,
+    b: *const f32,
+    /// Words along k.
+    k: usize,
+    columns: usize,
+    sums: *mut f32,
+    accumulate: bool,
+    /// Whether words are pairs of bf16.
+    pairs: bool,
+}
+
 impl Task<'_> {
     /// Computes rectangle `index`.
     ///
@@ -140,6 +154,23 @@ impl Task<'_> {
             let pairs = self.cpu.level() == Level::Avx512Bf16
                 && gemm.a.dtype() == DType::BF16
                 && gemm.compute == Compute::Default;
+            if let Some(view) = &gemm.bias {
+                self.cpu.dispatch(super::epilogue::Widen { view, first: column, count: columns, to: bias });
+            }
+            let target = |matrix: &Matrix| Target { data: matrix.at(batch, row, column), stride: matrix.row_stride };
+            let epilogue = Epilogue {
+                sums,
+                geometry: self.geometry,
+                rows,
+                columns,
+                alpha: gemm.alpha,
+                beta: gemm.beta,
+                bias: gemm.bias.is_some().then_some(bias.cast_const()),
+                activation: gemm.activation,
+                size: gemm.c.dtype().size(),
+                c: target(&product.c),
+                pre_activation: product.pre_activation.as_ref().map(target),
+            };
             let block = if pairs { 2 * BLOCK } else { BLOCK };
             let mut k = 0;
             loop {
@@ -163,35 +194,42 @@ impl Task<'_> {
                 };
                 self.pack(a_lines, depth, pairs, a_panels);
                 self.pack(b_lines, depth, pairs, b_panels);
-                let (a, b, accumulate) = (a_panels, b_panels, k > 0);
-                if pairs {
-                    let k = depth.div_ceil(2);
-                    self.cpu.dispatch_bf16(Multiply::<true> { a, b, k, rows, columns, sums, accumulate });
-                } else {
-                    self.cpu.dispatch(Multiply::<false> { a, b, k: depth, rows, columns, sums, accumulate });
-                }
+                let words = if pairs { depth.div_ceil(2) } else { depth };
+                let block = Block { a: a_panels, b: b_panels, k: words, columns, sums, accumulate: k > 0, pairs };
                 k += depth;
-                if k == product.k {
-                    break;
+                if k < product.k {
+                    self.multiply(&block, 0..rows);
+                    continue;
                 }
+                // The last block completes the sums: those of a panel are stored while they are in the cache.
+                for first in (0..rows).step_by(self.geometry.rows) {
+                    let panel = first..(first + self.geometry.rows).min(rows);
+                    self.multiply(&block, panel.clone());
+                    epilogue.part(panel).store(gemm.c.dtype(), self.cpu);
+                }
+                break;
             }
-            if let Some(view) = &gemm.bias {
-                self.cpu.dispatch(super::epilogue::Widen { view, first: column, count: columns, to: bias });
-            }
-            let target = |matrix: &Matrix| Target { data: matrix.at(batch, row, column), stride: matrix.row_stride };
-            Epilogue {
-                sums,
-                geometry: self.geometry,
-                rows,
-                columns,
-                alpha: gemm.alpha,
-                beta: gemm.beta,
-                bias: gemm.bias.is_some().then_some(bias.cast_const()),
-                activation: gemm.activation,
-                c: target(&product.c),
-                pre_activation: product.pre_activation.as_ref().map(target),
-            }
-            .store(gemm.c.dtype(), self.cpu);
+        }
+    }
+
+    /// Adds the products of `rows`, from a multiple of a panel's rows on, of packed blocks to their sums.
+    ///
+    /// # Safety
+    /// The panels and sums hold the rows.
+    unsafe fn multiply(&self, block: &Block, rows: Range<usize>) {
+        let Block { b, k, columns, accumulate, pairs, .. } = *block;
+        let panel = rows.start / self.geometry.rows;
+        let tiles = columns.div_ceil(self.geometry.columns);
+        // SAFETY: the panels and sums of these rows.
+        let (a, sums) = unsafe {
+            let a = block.a.add(panel * panel_words(k, self.geometry.width));
+            (a, block.sums.add(panel * tiles * self.geometry.rows * self.geometry.columns))
+        };
+        let rows = rows.len();
+        if pairs {
+            self.cpu.dispatch_bf16(Multiply::<true> { a, b, k, rows, columns, sums, accumulate });
+        } else {
+            self.cpu.dispatch(Multiply::<false> { a, b, k, rows, columns, sums, accumulate });
         }
     }
 

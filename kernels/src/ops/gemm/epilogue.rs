@@ -9,6 +9,7 @@ use crate::ops::gelu::cpu::{gelu, gelu_gradient};
 use crate::view::View;
 use crate::with_float;
 use std::marker::PhantomData;
+use std::ops::Range;
 
 /// Where a rectangle of a matrix lies.
 #[derive(Clone, Copy)]
@@ -32,11 +33,29 @@ pub(super) struct Epilogue {
     /// For each column, readable up to a whole vector.
     pub(super) bias: Option<*const f32>,
     pub(super) activation: Activation,
+    /// Bytes of an element of c.
+    pub(super) size: usize,
     pub(super) c: Target,
     pub(super) pre_activation: Option<Target>,
 }
 
 impl Epilogue {
+    /// That of `rows`, from a multiple of a tile's rows on.
+    pub(super) fn part(&self, rows: Range<usize>) -> Epilogue {
+        let below = |target: Target, size: usize| Target {
+            data: target.data.wrapping_add(rows.start * target.stride * size),
+            ..target
+        };
+        let tiles = self.columns.div_ceil(self.geometry.columns);
+        Epilogue {
+            sums: self.sums.wrapping_add(rows.start * tiles * self.geometry.columns),
+            rows: rows.len(),
+            c: below(self.c, self.size),
+            pre_activation: self.pre_activation.map(|target| below(target, self.size)),
+            ..*self
+        }
+    }
+
     /// Stores to a c of `dtype`.
     ///
     /// # Safety
@@ -94,7 +113,7 @@ impl<const TANH: bool> Act for Forward<TANH> {
             // SAFETY: the caller's promise.
             unsafe { T::store_up_to(s, p, x, n) };
         }
-        gelu(s, kind(TANH), x)
+        gelu::<S, T>(s, kind(TANH), x)
     }
 }
 
@@ -103,7 +122,7 @@ impl<const TANH: bool> Act for Backward<TANH> {
     unsafe fn product<S: Simd, T: Element>(s: S, x: S::F, saved: Saved<T>) -> S::F {
         let Some((p, n)) = saved else { return x };
         // SAFETY: the caller's promise.
-        s.mul(x, gelu_gradient(s, kind(TANH), unsafe { T::load_up_to(s, p, n) }))
+        s.mul(x, gelu_gradient::<S, T>(s, kind(TANH), unsafe { T::load_up_to(s, p, n) }))
     }
 }
 

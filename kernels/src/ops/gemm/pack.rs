@@ -3,7 +3,7 @@
 //! A *line* is a row of op(a) or a column of op(b). A panel holds a fixed number of lines; for each step along k it
 //! has one 32-bit word per line. A word is one f32, or two bf16 that are neighbours along k.
 
-use crate::backend::cpu::{Element, Kernel, MOST_LANES, Simd};
+use crate::backend::cpu::{Element, Kernel, MOST_LANES, Simd, prefetch};
 use std::marker::PhantomData;
 
 /// How elements become words.
@@ -17,11 +17,20 @@ pub(super) trait Word {
     /// # Safety
     /// `p` is valid for reads of `k` elements.
     unsafe fn along<S: Simd>(s: S, p: *const Self::Stored, k: usize) -> S::F;
-    /// One word of each of `lines <= LANES` lines; `k >= 1` elements along k exist, `stride` apart.
+    /// One word of each of the first LANES of `lines >= 1` lines; `k >= 1` elements along k exist, `stride` apart.
     ///
     /// # Safety
-    /// `p`, and `p + stride` if `k > 1`, are valid for reads of `lines` elements.
+    /// `p`, and `p + stride` if `k > 1`, are valid for reads of min(lines, LANES) elements.
     unsafe fn across<S: Simd>(s: S, p: *const Self::Stored, stride: usize, lines: usize, k: usize) -> S::F;
+    /// [`Word::across`] of 2 LANES lines.
+    ///
+    /// # Safety
+    /// As for it.
+    #[inline(always)]
+    unsafe fn across_two<S: Simd>(s: S, p: *const Self::Stored, stride: usize, k: usize) -> [S::F; 2] {
+        // SAFETY: the caller's promise.
+        unsafe { [Self::across(s, p, stride, S::LANES, k), Self::across(s, p.add(S::LANES), stride, S::LANES, k)] }
+    }
 }
 
 /// One element, widened to f32.
@@ -69,17 +78,30 @@ impl Word for Pair {
         };
         s.of_bits(s.or(low, s.shl::<16>(high)))
     }
+    #[inline(always)]
+    unsafe fn across_two<S: Simd>(s: S, p: *const u16, stride: usize, k: usize) -> [S::F; 2] {
+        // SAFETY: the caller's promise.
+        unsafe {
+            if k > 1 {
+                return s.interleave_u16(p, p.add(stride));
+            }
+            [Self::across(s, p, stride, S::LANES, k), Self::across(s, p.add(S::LANES), stride, S::LANES, k)]
+        }
+    }
 }
 
-/// `lines <= LANES` elements, each in the low half of a word.
+/// The first LANES of `lines` elements, each in the low half of a word.
 ///
 /// # Safety
-/// `p` is valid for reads of `lines` elements.
+/// `p` is valid for reads of min(lines, LANES) elements.
 #[inline(always)]
 unsafe fn half_words<S: Simd>(s: S, p: *const u16, lines: usize) -> S::I {
     // SAFETY: the caller's promise.
     unsafe { if lines >= S::LANES { s.load_u16(p) } else { s.load_u16_partial(p, lines) } }
 }
+
+/// Rows of the source that are asked for before they are read.
+const AHEAD: usize = 32;
 
 /// Packs `lines` lines of `k` elements into panels.
 pub(super) struct Pack<W: Word> {
@@ -114,19 +136,14 @@ impl<W: Word> Kernel for Pack<W> {
         let size = panel_words(steps, self.panel_width);
         for (index, first) in (0..self.lines).step_by(self.panel_lines).enumerate() {
             let lines = self.panel_lines.min(self.lines - first);
-            for column in (0..self.panel_width).step_by(S::LANES) {
-                let lines = lines.saturating_sub(column).min(S::LANES);
-                // SAFETY: panel `index` lies in `panels`; source lines `first + column ..` up to `lines` exist.
-                unsafe {
-                    let panel = self.panels.add(index * size + column);
-                    if lines == 0 {
-                        // Nothing reads these sums, but stale bits here could be slow denormals.
-                        (0..steps).for_each(|step| s.store(panel.add(step * self.panel_width), s.splat(0.0)));
-                    } else if self.along_k {
-                        self.transpose(s, self.source.add((first + column) * self.stride), lines, panel);
-                    } else {
-                        self.copy(s, self.source.add(first + column), lines, panel);
-                    }
+            // SAFETY: panel `index` lies in `panels`, and its `lines` lines of the source exist.
+            unsafe {
+                let panel = self.panels.add(index * size);
+                if self.along_k {
+                    self.transpose(s, self.source.add(first * self.stride), lines, panel);
+                } else {
+                    // Whole vectors: lines of the next panel do no harm in places that nothing reads.
+                    self.copy(s, self.source.add(first), self.panel_width.min(self.lines - first), panel);
                 }
             }
         }
@@ -134,12 +151,32 @@ impl<W: Word> Kernel for Pack<W> {
 }
 
 impl<W: Word> Pack<W> {
-    /// Packs at most LANES lines that are contiguous along k.
+    /// Packs the lines of a panel that are contiguous along k.
     ///
     /// # Safety
-    /// `lines >= 1` lines of k elements can be read at `source`, and the panel written.
+    /// `lines` lines of k elements can be read at `source`, and the panel written.
     #[inline(always)]
     unsafe fn transpose<S: Simd>(&self, s: S, source: *const W::Stored, lines: usize, panel: *mut f32) {
+        for column in (0..self.panel_width).step_by(S::LANES) {
+            // SAFETY: the lines from `column` on, if there are any; panels hold whole vectors.
+            unsafe {
+                let panel = panel.add(column);
+                if column < lines {
+                    self.transpose_vector(s, source.add(column * self.stride), lines - column, panel);
+                } else {
+                    (0..self.k.div_ceil(W::ELEMENTS))
+                        .for_each(|step| s.store(panel.add(step * self.panel_width), s.splat(0.0)));
+                }
+            }
+        }
+    }
+
+    /// Packs the first LANES of `lines >= 1` lines that are contiguous along k.
+    ///
+    /// # Safety
+    /// The lines' k elements can be read at `source`, and the panel written.
+    #[inline(always)]
+    unsafe fn transpose_vector<S: Simd>(&self, s: S, source: *const W::Stored, lines: usize, panel: *mut f32) {
         for k in (0..self.k).step_by(S::LANES * W::ELEMENTS) {
             // SAFETY: lines past the last repeat it, so every read is inside; panels hold whole blocks.
             unsafe {
@@ -156,18 +193,61 @@ impl<W: Word> Pack<W> {
         }
     }
 
-    /// Packs at most LANES lines that are neighbours in memory.
+    /// Packs the lines of a panel that are neighbours in memory.
     ///
     /// # Safety
     /// As for `transpose`.
     #[inline(always)]
     unsafe fn copy<S: Simd>(&self, s: S, source: *const W::Stored, lines: usize, panel: *mut f32) {
-        for (step, k) in (0..self.k).step_by(W::ELEMENTS).enumerate() {
-            // SAFETY: the caller's promise.
-            unsafe {
-                let words = W::across(s, source.add(k * self.stride), self.stride, lines, self.k - k);
-                s.store(panel.add(step * self.panel_width), words);
+        // SAFETY: the lines from `column` on, if there are any; panels hold whole vectors.
+        unsafe {
+            if lines == self.panel_width && lines.is_multiple_of(2 * S::LANES) {
+                return self.copy_all(s, source, panel);
             }
+            for column in (0..self.panel_width).step_by(S::LANES) {
+                let panel = panel.add(column);
+                for (step, k) in (0..self.k).step_by(W::ELEMENTS).enumerate() {
+                    let words = if column < lines {
+                        let source = source.add(k * self.stride + column);
+                        W::across(s, source, self.stride, lines - column, self.k - k)
+                    } else {
+                        // Nothing reads these sums, but stale bits here could be slow denormals.
+                        s.splat(0.0)
+                    };
+                    s.store(panel.add(step * self.panel_width), words);
+                }
+            }
+        }
+    }
+
+    /// [`Self::copy`] of a panel's width of lines: at each k all of them, since a row of the matrix may be gone from the
+    /// cache when the next vector of lines would come back to it.
+    ///
+    /// # Safety
+    /// As for `transpose`.
+    #[inline(always)]
+    unsafe fn copy_all<S: Simd>(&self, s: S, source: *const W::Stored, panel: *mut f32) {
+        for (step, k) in (0..self.k).step_by(W::ELEMENTS).enumerate() {
+            self.ask_ahead(source, k);
+            for column in (0..self.panel_width).step_by(2 * S::LANES) {
+                // SAFETY: the caller's promise.
+                unsafe {
+                    let source = source.add(k * self.stride + column);
+                    let [low, high] = W::across_two(s, source, self.stride, self.k - k);
+                    let to = panel.add(step * self.panel_width + column);
+                    s.store(to, low);
+                    s.store(to.add(S::LANES), high);
+                }
+            }
+        }
+    }
+
+    /// Asks for the rows of the source that are read [`AHEAD`] rows after row `k`: they lie pages apart, which the
+    /// hardware does not foresee.
+    #[inline(always)]
+    fn ask_ahead(&self, source: *const W::Stored, k: usize) {
+        for row in k..k + W::ELEMENTS {
+            prefetch(source.wrapping_add((row + AHEAD) * self.stride));
         }
     }
 }

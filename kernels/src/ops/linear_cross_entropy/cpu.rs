@@ -1,5 +1,5 @@
 use super::LinearCrossEntropy;
-use crate::backend::cpu::{Cpu, Element, Kernel, Simd};
+use crate::backend::cpu::{Cpu, Float, Kernel, Simd};
 use crate::dtype::DType;
 use crate::ops::Op;
 use crate::ops::cross_entropy::cpu::row;
@@ -137,7 +137,7 @@ struct Rows<'a, T> {
     dtype: PhantomData<T>,
 }
 
-impl<T: Element> Kernel for Rows<'_, T> {
+impl<T: Float> Kernel for Rows<'_, T> {
     type Output = ();
     #[inline(always)]
     fn run<S: Simd>(self, s: S) {

@@ -74,8 +74,9 @@ fn run_as<E: Element, P: Product>(op: &AttentionForward<'_>, cpu: &Cpu<'_>) {
     let width = cpu.dispatch(BlockQueries);
     let (blocks, heads) = (sizes.t.div_ceil(width), sizes.b * sizes.hq);
     cpu.parallel_for(heads * blocks, |task, worker| {
-        // Of causal blocks the last have most to do, so they go first.
-        let (block, head) = (blocks - 1 - task / heads, task % heads);
+        // Blocks of one head follow each other, so that its keys and values stay in the second-level cache; of causal blocks
+        // the last have most to do, so they go first.
+        let (head, block) = (task / blocks, blocks - 1 - task % blocks);
         let first = (base as *mut f32).wrapping_add(worker * Scratch::values(&sizes));
         P::dispatch(
             cpu,
@@ -212,14 +213,14 @@ unsafe fn softmax<S: Simd, P: Product, const N: usize>(s: S, tile: &Tile, scratc
         for v in 0..N {
             // A query that has seen only -infinity keeps weights of 0.
             base[v] = s.select(s.lt(lowest, max[v]), max[v], s.splat(0.0));
-            let decay = math::exp2(s, s.sub(s.load(statistic(scratch.max, v)), base[v]));
+            let decay = P::exp2(s, s.sub(s.load(statistic(scratch.max, v)), base[v]));
             s.store(statistic(scratch.max, v), max[v]);
             s.store(statistic(scratch.decay, v), decay);
             total[v] = s.mul(s.load(statistic(scratch.total, v)), decay);
         }
         for word in 0..tile.keys.div_ceil(P::PAIR) {
             for (v, total) in total.iter_mut().enumerate() {
-                let first = math::exp2(s, s.sub(s.load(at(word * P::PAIR, v)), base[v]));
+                let first = P::exp2(s, s.sub(s.load(at(word * P::PAIR, v)), base[v]));
                 if P::PAIR == 1 {
                     *total = s.add(*total, first);
                     s.store(at(word, v), first);
@@ -227,7 +228,7 @@ unsafe fn softmax<S: Simd, P: Product, const N: usize>(s: S, tile: &Tile, scratc
                 }
                 let mut second = s.splat(0.0);
                 if 2 * word + 1 < tile.keys {
-                    second = math::exp2(s, s.sub(s.load(at(2 * word + 1, v)), base[v]));
+                    second = P::exp2(s, s.sub(s.load(at(2 * word + 1, v)), base[v]));
                 }
                 *total = s.add(*total, s.add(first, second));
                 // Row `word` was read before or just now: words never overtake scores.

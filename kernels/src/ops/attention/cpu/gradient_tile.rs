@@ -2,7 +2,7 @@
 
 use super::product::{Broadcast, Product, accumulate, accumulate_rows, scores};
 use super::{KEYS, MOST_QUERIES, ROWS, Sizes, Tile, queries, with_vectors};
-use crate::backend::cpu::{Kernel, Simd, math};
+use crate::backend::cpu::{Kernel, Simd};
 use crate::dtype::bf16;
 use std::marker::PhantomData;
 
@@ -210,7 +210,7 @@ unsafe fn weigh<S: Simd, P: Product, const N: usize>(s: S, tile: &Tile, scratch:
                     let at = j * width + lane;
                     let (mut weight, mut gradient) = (zero, zero);
                     if j < tile.keys {
-                        weight = math::exp2(s, s.sub(s.load(scratch.scores.add(at)), log_sum[v]));
+                        weight = P::rough_exp2(s, s.sub(s.load(scratch.scores.add(at)), log_sum[v]));
                         gradient = s.mul(weight, s.sub(s.load(scratch.gradients.add(at)), delta[v]));
                     }
                     if masked && j < tile.keys {

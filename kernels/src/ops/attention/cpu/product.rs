@@ -4,7 +4,7 @@
 //! broadcast a word at a time from wherever it lies, the other is read as vectors of words.
 
 use super::{ROWS, with_vectors};
-use crate::backend::cpu::{Cpu, Element, Kernel, Simd};
+use crate::backend::cpu::{Cpu, Element, Kernel, Simd, math};
 
 /// How words are multiplied.
 pub(super) trait Product: Copy + Send + Sync + 'static {
@@ -16,6 +16,12 @@ pub(super) trait Product: Copy + Send + Sync + 'static {
 
     /// c + a b.
     fn dot<S: Simd>(s: S, a: S::F, b: S::F, c: S::F) -> S::F;
+
+    /// 2^x for x <= 0, as the weights and their sum need it.
+    fn exp2<S: Simd>(s: S, x: S::F) -> S::F;
+
+    /// 2^x for x <= 0, as weights need it.
+    fn rough_exp2<S: Simd>(s: S, x: S::F) -> S::F;
 
     /// LANES words of a row from word `i`.
     ///
@@ -50,6 +56,14 @@ impl Product for Single {
         s.fast_fma(a, b, c)
     }
     #[inline(always)]
+    fn exp2<S: Simd>(s: S, x: S::F) -> S::F {
+        math::exp2(s, x)
+    }
+    #[inline(always)]
+    fn rough_exp2<S: Simd>(s: S, x: S::F) -> S::F {
+        math::exp2(s, x)
+    }
+    #[inline(always)]
     unsafe fn load<S: Simd, E: Element>(s: S, row: *const E, i: usize) -> S::F {
         // SAFETY: the caller's promise.
         unsafe { E::load(s, row.add(i)) }
@@ -71,6 +85,14 @@ impl Product for Pair {
     #[inline(always)]
     fn dot<S: Simd>(s: S, a: S::F, b: S::F, c: S::F) -> S::F {
         s.dot_bf16(a, b, c)
+    }
+    #[inline(always)]
+    fn exp2<S: Simd>(s: S, x: S::F) -> S::F {
+        math::exp2_nonpositive_bf16(s, x)
+    }
+    #[inline(always)]
+    fn rough_exp2<S: Simd>(s: S, x: S::F) -> S::F {
+        math::exp2_nonpositive_rough(s, x)
     }
     #[inline(always)]
     unsafe fn load<S: Simd, E: Element>(s: S, row: *const E, i: usize) -> S::F {
