@@ -1,6 +1,6 @@
-/* A whole training step as a CUDA graph: forward, loss, backward, gradient_ready and step of the example's model, all on
- * one stream of the host's that is being captured. Replays leave the bits that a twin leaves that is run call by call.
- * Runs on the machine's device or on the emulated one. */
+/* A whole training step as a CUDA graph: forward, loss, backward, gradient_ready and step of the example's model, all
+ * on one stream of the host's that is being captured. Replays leave the bits that a twin leaves that is run call by
+ * call. Runs on the machine's device or on the emulated one. */
 #define main train_gpt
 #include "../../examples/c/train_gpt.c"
 #undef main
@@ -198,13 +198,12 @@ static void replays_are_calls(int mode, char **options) {
 }
 
 #define TINY                                                                                                           \
-    "train_gpt", "none", "--layers", "2", "--width", "32", "--heads", "2", "--context", "16", "--micro-batch", "2",    \
-        "--lr", "0.01", "--quiet"
+    "train_gpt", "none", "--layers=2", "--width=32", "--heads=2", "--context=16", "--micro-batch=2", "--lr=0.01",      \
+        "--quiet"
 
 int main(void) {
     char *gpt2[] = {TINY, NULL};
-    char *llama[] = {TINY, "--arch", "llama", "--dtype", "f16", "--loss-scale", "524288", "--kv-heads", "1",
-                     "--dropout", "0.1", NULL};
+    char *llama[] = {TINY, "--arch=llama", "--dtype=f16", "--loss-scale=524288", "--kv-heads=1", "--dropout=0.1", NULL};
     handle context;
     uint32_t count = 0;
     if (scalert_device_count(SCALERT_DEVICE_CUDA, &count) != SCALERT_OK) {
