@@ -33,12 +33,14 @@ package_flags = $(shell $(PKG_CONFIG) --cflags --libs scaleRT 2>/dev/null || ech
 
 EXAMPLES := $(patsubst examples/c/%.c,target/examples/%,$(wildcard examples/c/*.c)) \
             $(patsubst examples/cpp/%.cpp,target/examples/%,$(wildcard examples/cpp/*.cpp))
+# Includes the C example.
+C_ONLY   := tests/c/training_graph.c
 C_TESTS  := $(patsubst tests/c/%.c,target/ctests/%,$(wildcard tests/c/*.c)) \
-            $(patsubst tests/c/%.c,target/ctests/%-as-cpp,$(wildcard tests/c/*.c)) \
+            $(patsubst tests/c/%.c,target/ctests/%-as-cpp,$(filter-out $(C_ONLY),$(wildcard tests/c/*.c))) \
             $(patsubst tests/cpp/%.cpp,target/ctests/%,$(wildcard tests/cpp/*.cpp))
 
 # Those that run a second time, on the emulated CUDA device.
-EMULATED_TESTS := target/ctests/cuda target/ctests/cuda-as-cpp target/ctests/runtime target/ctests/raii target/ctests/trace
+EMULATED_TESTS := $(addprefix target/ctests/,cuda cuda-as-cpp runtime raii trace training_graph)
 
 .PHONY: help build toolchain stage examples demo emulator gpu-bundle resources test lint test-rust test-c test-package test-training test-sanitize bench bench-report install clean FORCE
 

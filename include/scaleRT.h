@@ -30,7 +30,8 @@
  *   - A failure of asynchronous work is returned, as DEVICE_ERROR with the CUresult, by the next call that notices
  *     it and by every later call on a runtime of that context. CPU runtimes of the process are not affected.
  *   - While the host captures a stream into a graph, what cannot be captured is FAILED_PRECONDITION and leaves the
- *     capture valid.
+ *     capture valid. A graph holds what calls were given by value, numbers and random keys alike, and the addresses of
+ *     tensors; each replay reads what is in the tensors by then.
  *   - After fork() a child cannot use CUDA that its parent has used: calls are FAILED_PRECONDITION, and destroying a
  *     handle only forgets it.
  *

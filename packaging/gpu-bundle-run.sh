@@ -65,13 +65,17 @@ demo() {
         --context 1024 --micro-batch "${MICRO_BATCH:-32}" --steps 40 --eval-every 40 --sample 0 "$here/text"
 }
 peers() {
+    if ! python3 -c 'import torch' 2>/dev/null; then
+        echo 'peers: python3 has no torch here'
+        return
+    fi
     row peers python3 "$here/torch_gpu.py" --json "$out/peers.jsonl" --micro-batch "${MICRO_BATCH:-32}"
     cat "$out/peers.log"
 }
 
 case ${1:-all} in
 conformance | sanitize | bench | demo | peers) "$1" ;;
-all) conformance && bench && demo && sanitize && if command -v python3 >/dev/null; then peers; fi ;;
+all) conformance && bench && demo && sanitize && peers ;;
 *) sed -n '2,9s/^# \{0,1\}//p' "$0" && exit 2 ;;
 esac
 echo

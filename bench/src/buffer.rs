@@ -52,6 +52,15 @@ impl Buffer {
         unsafe { View::new("buffer", self.data, self.dtype, &self.shape, &stride) }.expect("a contiguous buffer")
     }
 
+    /// Row `i` of a matrix, a vector that outlives the borrow.
+    pub(crate) fn row(&self, i: usize) -> View<'static> {
+        let [rows, width] = self.shape[..] else { panic!("a matrix has two dimensions") };
+        assert!(i < rows);
+        let data = self.data.wrapping_add(i * width * self.dtype.size());
+        // SAFETY: as in `view`; the row lies inside the buffer.
+        unsafe { View::new("buffer", data, self.dtype, &[width], &[1]) }.expect("a contiguous row")
+    }
+
     /// Bytes of its elements.
     pub(crate) fn bytes(&self) -> usize {
         self.shape.iter().product::<usize>() * self.dtype.size()

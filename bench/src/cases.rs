@@ -3,6 +3,7 @@
 use crate::buffer::Buffer;
 use crate::ceiling::{Ceiling, Traffic};
 use crate::measure::Case;
+use crate::step;
 use scalert_runtime::device::DeviceKind;
 use scalert_runtime::ops::Op;
 use scalert_runtime::ops::accumulate::Accumulate;
@@ -28,7 +29,7 @@ use DType::{BF16, F16, F32, I32, I64};
 /// Makes a case on a stream, under a name.
 type Build = Box<dyn Fn(&Arc<Stream>, String) -> Case>;
 /// One operation of a case.
-type Call = Box<dyn Fn(&Stream)>;
+pub(crate) type Call = Box<dyn Fn(&Stream)>;
 
 /// A case that is built when its turn comes, so that only one holds memory.
 pub(crate) struct Maker {
@@ -44,14 +45,22 @@ impl Maker {
     }
 }
 
-type Cases = Vec<Maker>;
+/// All of them.
+pub(crate) type Cases = Vec<Maker>;
 
-fn add(cases: &mut Cases, name: String, build: impl Fn(&Arc<Stream>, String) -> Case + 'static) {
+/// Adds a case, which `build` makes when its turn comes.
+pub(crate) fn add(cases: &mut Cases, name: String, build: impl Fn(&Arc<Stream>, String) -> Case + 'static) {
     cases.push(Maker { name, build: Box::new(build) });
 }
 
 /// A case bounded by memory: its figure is the bytes of `traffic` over time.
-fn memory(stream: &Arc<Stream>, name: String, traffic: Traffic, buffers: Vec<Buffer>, ops: Vec<Call>) -> Case {
+pub(crate) fn memory(
+    stream: &Arc<Stream>,
+    name: String,
+    traffic: Traffic,
+    buffers: Vec<Buffer>,
+    ops: Vec<Call>,
+) -> Case {
     let (stream, work) = (Arc::clone(stream), traffic.bytes() as f64);
     let run = Box::new(move || {
         let _keep = &buffers;
@@ -89,6 +98,7 @@ fn reads_writes(reads: &[&Buffer], writes: &[&Buffer]) -> Traffic {
 pub(crate) fn all(sizes: &Sizes, simd: SimdLevel) -> Cases {
     let mut cases = Vec::new();
     optimizers(&mut cases, sizes);
+    step::steps(&mut cases, sizes.optimizer.0);
     streams(&mut cases, sizes.stream);
     norms(&mut cases, sizes);
     activations(&mut cases, sizes.activation);
@@ -98,7 +108,8 @@ pub(crate) fn all(sizes: &Sizes, simd: SimdLevel) -> Cases {
     cases
 }
 
-const MILLION: usize = 1_000_000;
+/// Elements are counted in these.
+pub(crate) const MILLION: usize = 1_000_000;
 
 /// A matrix product: m, k, n, transpose a, transpose b.
 type Product = (usize, usize, usize, bool, bool);

@@ -9,6 +9,7 @@ mod cases;
 mod ceiling;
 mod device_ceiling;
 mod measure;
+mod step;
 
 use cases::Sizes;
 use indicatif::{ProgressBar, ProgressStyle};

@@ -2,57 +2,10 @@
  * or on the emulated one; without any it checks what is said of that. */
 #define _POSIX_C_SOURCE 200809L
 #include "check.h"
+#include "driver.h"
 
-#include <dlfcn.h>
 #include <sys/wait.h>
 #include <unistd.h>
-
-/* ---- the driver, as a host uses it beside the library -------------------------------------------------------------
- */
-
-typedef void *handle;
-
-static struct {
-    int (*context_create)(handle *context, unsigned flags, int device);
-    int (*context_destroy)(handle context);
-    int (*context_current)(handle *context);
-    int (*context_set)(handle context);
-    int (*stream_create)(handle *stream, unsigned flags);
-    int (*stream_destroy)(handle stream);
-    int (*stream_synchronize)(handle stream);
-    int (*begin_capture)(handle stream, int mode);
-    int (*end_capture)(handle stream, handle *graph);
-    int (*graph_instantiate)(handle *executable, handle graph, unsigned long long flags);
-    int (*graph_launch)(handle executable, handle stream);
-    int (*graph_executable_destroy)(handle executable);
-    int (*graph_destroy)(handle graph);
-} cu;
-
-#define CU(call) check_that((call) == 0, #call, __FILE__, __LINE__)
-
-static void find(void *library, const char *name, void *function) {
-    void *address = dlsym(library, name);
-    check_that(address != NULL, name, __FILE__, __LINE__);
-    memcpy(function, &address, sizeof address);
-}
-
-static void open_driver(void) {
-    void *library = dlopen("libcuda.so.1", RTLD_NOW);
-    CHECK(library != NULL);
-    find(library, "cuCtxCreate_v2", &cu.context_create);
-    find(library, "cuCtxDestroy_v2", &cu.context_destroy);
-    find(library, "cuCtxGetCurrent", &cu.context_current);
-    find(library, "cuCtxSetCurrent", &cu.context_set);
-    find(library, "cuStreamCreate", &cu.stream_create);
-    find(library, "cuStreamDestroy_v2", &cu.stream_destroy);
-    find(library, "cuStreamSynchronize", &cu.stream_synchronize);
-    find(library, "cuStreamBeginCapture_v2", &cu.begin_capture);
-    find(library, "cuStreamEndCapture", &cu.end_capture);
-    find(library, "cuGraphInstantiateWithFlags", &cu.graph_instantiate);
-    find(library, "cuGraphLaunch", &cu.graph_launch);
-    find(library, "cuGraphExecDestroy", &cu.graph_executable_destroy);
-    find(library, "cuGraphDestroy", &cu.graph_destroy);
-}
 
 /* ---- what the tests share ------------------------------------------------------------------------------------------
  */

@@ -83,3 +83,6 @@ impl std::fmt::Display for Fault {
 }
 
 impl std::error::Error for Fault {}
+
+/// What executing something comes to.
+pub(crate) type Done<T = ()> = Result<T, Box<Fault>>;

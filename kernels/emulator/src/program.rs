@@ -4,14 +4,14 @@
 //! before the program starts, so an operand is always a row.
 
 use crate::execute::{Block, Warp};
-use crate::fault::Fault;
+use crate::fault::Done;
 use crate::registers::Registers;
 
 /// An operation on registers only.
 pub(crate) type Alu = fn(&mut Registers, &Instruction, u32);
 
 /// An operation that touches memory or the state of the warp, and may fault.
-pub(crate) type Effect = fn(&mut Block<'_>, &mut Warp, &Instruction, u32) -> Result<(), Box<Fault>>;
+pub(crate) type Effect = fn(&mut Block<'_>, &mut Warp, &Instruction, u32) -> Done;
 
 /// No operand.
 pub(crate) const NONE: u32 = u32::MAX;

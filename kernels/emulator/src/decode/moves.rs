@@ -6,7 +6,7 @@ use crate::execute::address::{LOCAL_WINDOW, PARAMETER_WINDOW, SHARED_WINDOW};
 use crate::execute::block::Block;
 use crate::execute::lanewise::*;
 use crate::execute::warp::Warp;
-use crate::fault::Fault;
+use crate::fault::Done;
 use crate::program::{Action, Fixed, Instruction, NONE};
 use crate::registers::LANES;
 use crate::syntax::tree::{Operand, Statement, Width};
@@ -142,7 +142,7 @@ fn part_type(of: Type, parts: usize) -> Decoded<Type> {
 }
 
 /// Executed instructions as a clock: it goes forward, and is the same in every run.
-fn clock(_: &mut Block<'_>, warp: &mut Warp, instruction: &Instruction, mask: u32) -> Result<(), Box<Fault>> {
+fn clock(_: &mut Block<'_>, warp: &mut Warp, instruction: &Instruction, mask: u32) -> Done {
     let now = warp.executed;
     if instruction.immediate == 1 {
         warp.registers.write(instruction.d, mask, &[now; LANES]);
@@ -152,7 +152,7 @@ fn clock(_: &mut Block<'_>, warp: &mut Warp, instruction: &Instruction, mask: u3
     Ok(())
 }
 
-fn active_mask(_: &mut Block<'_>, warp: &mut Warp, instruction: &Instruction, mask: u32) -> Result<(), Box<Fault>> {
+fn active_mask(_: &mut Block<'_>, warp: &mut Warp, instruction: &Instruction, mask: u32) -> Done {
     warp.registers.write(instruction.d, mask, &[mask; LANES]);
     Ok(())
 }

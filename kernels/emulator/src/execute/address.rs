@@ -1,9 +1,9 @@
 //! Addresses: which state space they fall into, and whether an access to them is allowed.
 
 use super::block::{Block, REMEMBERED};
-use super::shared::Hazard;
+use super::shared::{Accessor, Hazard, STRONG};
 use super::warp::Warp;
-use crate::fault::{Fault, FaultKind};
+use crate::fault::{Done, Fault, FaultKind};
 use crate::memory::{Allocation, Owner};
 use crate::program::{Instruction, NONE};
 use crate::registers::{LANES, lanes};
@@ -102,9 +102,72 @@ impl Use {
     }
 }
 
+/// An access of one lane.
+#[derive(Clone, Copy)]
+pub(crate) struct LaneAccess {
+    pub(crate) lane: usize,
+    pub(crate) address: u64,
+    pub(crate) bytes: usize,
+    pub(crate) how: Use,
+}
+
+impl LaneAccess {
+    /// "a read of 4 bytes of ...".
+    fn of(self, memory: &str) -> String {
+        format!("a {} of {} bytes of {memory}", self.how.name(), self.bytes)
+    }
+
+    /// The end, if addresses go that far.
+    fn end(self) -> Option<u64> {
+        self.address.checked_add(self.bytes as u64)
+    }
+}
+
+/// The lanes of a warp that access one space, and their addresses in it.
+pub(crate) struct Lanes {
+    pub(crate) mask: u32,
+    pub(crate) at: [u64; LANES],
+    pub(crate) access: Access,
+}
+
+impl Lanes {
+    /// What a lane of them does.
+    #[inline(always)]
+    pub(crate) fn lane(&self, lane: usize, how: Use) -> LaneAccess {
+        LaneAccess { lane, address: self.at[lane], bytes: self.access.total(), how }
+    }
+}
+
+/// Executes a load, a store or an atomic operation, for each space that the addresses fall into.
+#[inline(always)]
+pub(crate) fn in_each_region(
+    block: &mut Block<'_>,
+    warp: &mut Warp,
+    instruction: &Instruction,
+    mask: u32,
+    execute: impl Fn(&mut Block<'_>, &mut Warp, &Instruction, &Lanes) -> Done,
+) -> Done {
+    let access = Access::unpack(instruction.b);
+    let at = addresses(warp, instruction, access.wide);
+    if access.region != Region::Generic {
+        return execute(block, warp, instruction, &Lanes { mask, at, access });
+    }
+    let mut parts: Vec<Lanes> = Vec::with_capacity(1);
+    for lane in lanes(mask) {
+        let (region, within) = generic(at[lane]);
+        let found = parts.iter().position(|part| part.access.region == region).unwrap_or_else(|| {
+            parts.push(Lanes { mask: 0, at: [0; LANES], access: Access { region, ..access } });
+            parts.len() - 1
+        });
+        parts[found].mask |= 1 << lane;
+        parts[found].at[lane] = within;
+    }
+    parts.iter().try_for_each(|part| execute(block, warp, instruction, part))
+}
+
 /// The address that each lane accesses: base `a` plus the immediate.
 #[inline(always)]
-pub(crate) fn addresses(warp: &Warp, instruction: &Instruction, wide: bool) -> [u64; LANES] {
+fn addresses(warp: &Warp, instruction: &Instruction, wide: bool) -> [u64; LANES] {
     base_addresses(warp, instruction.a, wide, instruction.immediate)
 }
 
@@ -136,13 +199,7 @@ pub(crate) fn generic(address: u64) -> (Region, u64) {
 
 /// Faults unless an address is a multiple of the access.
 #[inline(always)]
-pub(crate) fn aligned(
-    block: &Block<'_>,
-    warp: &Warp,
-    mask: u32,
-    addresses: &[u64; LANES],
-    bytes: usize,
-) -> Result<(), Box<Fault>> {
+pub(crate) fn aligned(block: &Block<'_>, warp: &Warp, mask: u32, addresses: &[u64; LANES], bytes: usize) -> Done {
     let low = bytes as u64 - 1;
     let mut any = 0;
     for lane in 0..LANES {
@@ -165,7 +222,7 @@ pub(crate) fn global(
     addresses: &[u64; LANES],
     bytes: usize,
     how: Use,
-) -> Result<(), Box<Fault>> {
+) -> Done {
     aligned(block, warp, mask, addresses, bytes)?;
     let (mut low, mut high) = (u64::MAX, 0);
     for lane in 0..LANES {
@@ -184,7 +241,7 @@ pub(crate) fn global(
         if inside {
             let found = found.clone();
             for lane in lanes(mask) {
-                tracked(block, warp, lane, &found, addresses[lane], bytes, how)?;
+                tracked(block, warp, &found, LaneAccess { lane, address: addresses[lane], bytes, how })?;
             }
             return Ok(());
         }
@@ -200,45 +257,37 @@ fn each_global(
     addresses: &[u64; LANES],
     bytes: usize,
     how: Use,
-) -> Result<(), Box<Fault>> {
+) -> Done {
     let mut last: Option<Arc<Allocation>> = None;
     for lane in lanes(mask) {
-        let address = addresses[lane];
+        let access = LaneAccess { lane, address: addresses[lane], bytes, how };
         let inside = |found: &Arc<Allocation>| {
-            address >= found.base
-                && address.saturating_add(bytes as u64) <= found.base + found.bytes as u64
+            access.address >= found.base
+                && access.end().is_some_and(|end| end <= found.base + found.bytes as u64)
                 && !found.is_freed()
         };
         let found = match last.take().filter(inside) {
             Some(found) => found,
-            None => match block.memory.owner(address) {
+            None => match block.memory.owner(access.address) {
                 Owner::Live(found) if inside(&found) => found,
-                owner => return Err(outside(block, warp, lane, address, bytes, how, owner)),
+                owner => return Err(outside(block, warp, access, owner)),
             },
         };
-        tracked(block, warp, lane, &found, address, bytes, how)?;
+        tracked(block, warp, &found, access)?;
         last = Some(found);
     }
     block.remembered[warp.now.pc as usize % REMEMBERED] = last;
     Ok(())
 }
 
-fn tracked(
-    block: &Block<'_>,
-    warp: &Warp,
-    lane: usize,
-    found: &Allocation,
-    address: u64,
-    bytes: usize,
-    how: Use,
-) -> Result<(), Box<Fault>> {
+fn tracked(block: &Block<'_>, warp: &Warp, found: &Allocation, access: LaneAccess) -> Done {
+    let LaneAccess { lane, address, bytes, how } = access;
     if how != Use::Write
         && let Some(byte) = found.unwritten(address, bytes)
     {
         let message = format!(
-            "a {} of {bytes} bytes of global memory, of which byte {} of the allocation of {} bytes at {:#x} was never \
-             written",
-            how.name(),
+            "{}, of which byte {} of the allocation of {} bytes at {:#x} was never written",
+            access.of("global memory"),
             byte - found.base,
             found.bytes,
             found.base
@@ -251,19 +300,11 @@ fn tracked(
     Ok(())
 }
 
-fn outside(
-    block: &Block<'_>,
-    warp: &Warp,
-    lane: usize,
-    address: u64,
-    bytes: usize,
-    how: Use,
-    owner: Owner,
-) -> Box<Fault> {
-    let what = format!("a {} of {bytes} bytes of global memory", how.name());
+fn outside(block: &Block<'_>, warp: &Warp, access: LaneAccess, owner: Owner) -> Box<Fault> {
+    let (what, address) = (access.of("global memory"), access.address);
     let (kind, message) = match owner {
         Owner::Live(found) => {
-            let past = address + bytes as u64 - found.base - found.bytes as u64;
+            let past = address + access.bytes as u64 - found.base - found.bytes as u64;
             let message = format!("{what} ends {past} bytes past the {} bytes at {:#x}", found.bytes, found.base);
             (FaultKind::OutOfBounds, message)
         }
@@ -276,21 +317,49 @@ fn outside(
         }
         Owner::Nobody(None) => (FaultKind::OutOfBounds, format!("{what}, below every allocation")),
     };
-    block.fault(warp, lane, kind, Some(address), message)
+    block.fault(warp, access.lane, kind, Some(address), message)
+}
+
+/// Where an access to a space other than global memory starts in its bytes. Checks it; in shared memory, notes it.
+#[inline(always)]
+pub(crate) fn start(
+    block: &mut Block<'_>,
+    warp: &Warp,
+    access: LaneAccess,
+    region: Region,
+    strong: bool,
+) -> Done<usize> {
+    match region {
+        Region::Shared => shared(block, warp, access, if strong { STRONG } else { 0 }, 0),
+        Region::Parameter => parameter(block, warp, access),
+        _ => local(block, warp, access, region),
+    }
+}
+
+/// Checks and notes an access to shared memory; `strong` is [`STRONG`] or 0, `flags` are added to the mark of a write.
+#[inline(always)]
+pub(crate) fn shared(block: &mut Block<'_>, warp: &Warp, access: LaneAccess, strong: u64, flags: u64) -> Done<usize> {
+    let LaneAccess { lane, address, bytes, how } = access;
+    let by = accessor(warp, lane, strong);
+    let found = match how {
+        Use::Read => block.shared.read(&by, address, bytes),
+        Use::Write => block.shared.write(&by, address, bytes, flags),
+        Use::Both => {
+            block.shared.read(&by, address, bytes).and_then(|_| block.shared.write(&by, address, bytes, flags))
+        }
+    };
+    found.map_err(|hazard| shared_fault(block, warp, access, hazard))
+}
+
+/// The thread of a lane, for shared memory.
+pub(crate) fn accessor(warp: &Warp, lane: usize, strong: u64) -> Accessor<'_> {
+    Accessor { warp: warp.index, order: &warp.order, group: &warp.now, lane: lane as u32, strong }
 }
 
 /// The fault for a hazard in shared memory.
 #[cold]
-pub(crate) fn shared_fault(
-    block: &Block<'_>,
-    warp: &Warp,
-    lane: usize,
-    address: u64,
-    bytes: usize,
-    how: Use,
-    hazard: Hazard,
-) -> Box<Fault> {
-    let what = format!("a {} of {bytes} bytes of shared memory", how.name());
+fn shared_fault(block: &Block<'_>, warp: &Warp, access: LaneAccess, hazard: Hazard) -> Box<Fault> {
+    let what = access.of("shared memory");
     let place = |thread: u32| {
         let [x, y, z] = block.position(thread);
         format!("({x}, {y}, {z})")
@@ -298,7 +367,7 @@ pub(crate) fn shared_fault(
     let (kind, at, message) = match hazard {
         Hazard::OutOfBounds => {
             let size = block.shared.bytes.len();
-            (FaultKind::OutOfBounds, address, format!("{what} does not end within its {size} bytes"))
+            (FaultKind::OutOfBounds, access.address, format!("{what} does not end within its {size} bytes"))
         }
         Hazard::Uninitialised { byte } => {
             (FaultKind::Uninitialised, byte, format!("{what}, of which byte {byte:#x} was never written by the block"))
@@ -317,42 +386,27 @@ pub(crate) fn shared_fault(
             (FaultKind::PendingCopy, byte, message)
         }
     };
-    block.fault(warp, lane, kind, Some(at), message)
+    block.fault(warp, access.lane, kind, Some(at), message)
 }
 
-/// Where in a warp's local memory a lane's access starts.
+/// Where in a warp's local memory an access starts.
 #[inline(always)]
-pub(crate) fn local(
-    block: &Block<'_>,
-    warp: &Warp,
-    lane: usize,
-    address: u64,
-    bytes: usize,
-    region: Region,
-    how: Use,
-) -> Result<usize, Box<Fault>> {
+fn local(block: &Block<'_>, warp: &Warp, access: LaneAccess, region: Region) -> Done<usize> {
     let program = &block.entry.program;
     let size = if region == Region::Frame { warp.local_stride } else { program.local_bytes };
-    if address.checked_add(bytes as u64).is_none_or(|end| end > size as u64) {
-        let message = format!("a {} of {bytes} bytes of local memory does not end within its {size} bytes", how.name());
-        return Err(block.fault(warp, lane, FaultKind::OutOfBounds, Some(address), message));
+    if access.end().is_none_or(|end| end > size as u64) {
+        let message = format!("{} does not end within its {size} bytes", access.of("local memory"));
+        return Err(block.fault(warp, access.lane, FaultKind::OutOfBounds, Some(access.address), message));
     }
-    Ok(lane * warp.local_stride + address as usize)
+    Ok(access.lane * warp.local_stride + access.address as usize)
 }
 
-/// Where in the buffer of parameters a lane's read starts.
-pub(crate) fn parameter(
-    block: &Block<'_>,
-    warp: &Warp,
-    lane: usize,
-    address: u64,
-    bytes: usize,
-    how: Use,
-) -> Result<usize, Box<Fault>> {
+/// Where in the buffer of parameters a read starts.
+fn parameter(block: &Block<'_>, warp: &Warp, access: LaneAccess) -> Done<usize> {
     let size = block.params.len() as u64;
-    if how != Use::Read || address.checked_add(bytes as u64).is_none_or(|end| end > size) {
-        let message = format!("a {} of {bytes} bytes of the parameters, which are {size} bytes to be read", how.name());
-        return Err(block.fault(warp, lane, FaultKind::OutOfBounds, Some(address), message));
+    if access.how != Use::Read || access.end().is_none_or(|end| end > size) {
+        let message = format!("{}, which are {size} bytes to be read", access.of("the parameters"));
+        return Err(block.fault(warp, access.lane, FaultKind::OutOfBounds, Some(access.address), message));
     }
-    Ok(address as usize)
+    Ok(access.address as usize)
 }

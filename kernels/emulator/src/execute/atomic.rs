@@ -2,13 +2,12 @@
 
 use super::address::*;
 use super::block::Block;
-use super::transfer::{accessor, by_region};
 use super::warp::Warp;
 use crate::decode::opcode::Type;
-use crate::fault::Fault;
+use crate::fault::{Done, FaultKind};
 use crate::float;
 use crate::program::{Instruction, NONE};
-use crate::registers::{LANES, lanes};
+use crate::registers::lanes;
 use std::sync::atomic::{AtomicU16, AtomicU32, AtomicU64, Ordering::SeqCst};
 
 /// What an atomic operation does to the old value.
@@ -196,31 +195,12 @@ impl Operation {
 }
 
 /// `atom` and `red`: the operation in `list[2]`, its operands in the rows `list[0]` and `list[1]`. Lanes in order.
-pub(crate) fn run(
-    block: &mut Block<'_>,
-    warp: &mut Warp,
-    instruction: &Instruction,
-    mask: u32,
-) -> Result<(), Box<Fault>> {
-    let access = Access::unpack(instruction.b);
-    let at = addresses(warp, instruction, access.wide);
-    if access.region != Region::Generic {
-        return run_in(block, warp, instruction, mask, &at, access.region);
-    }
-    for (region, part, within) in by_region(mask, &at) {
-        run_in(block, warp, instruction, part, &within, region)?;
-    }
-    Ok(())
+pub(crate) fn run(block: &mut Block<'_>, warp: &mut Warp, instruction: &Instruction, mask: u32) -> Done {
+    in_each_region(block, warp, instruction, mask, run_in)
 }
 
-fn run_in(
-    block: &mut Block<'_>,
-    warp: &mut Warp,
-    instruction: &Instruction,
-    mask: u32,
-    at: &[u64; LANES],
-    region: Region,
-) -> Result<(), Box<Fault>> {
+fn run_in(block: &mut Block<'_>, warp: &mut Warp, instruction: &Instruction, on: &Lanes) -> Done {
+    let Lanes { mask, ref at, access: Access { region, .. } } = *on;
     let operation = Operation::unpack(instruction.list[2]);
     let bytes = operation.bytes as usize;
     let wide = bytes == 8;
@@ -234,7 +214,7 @@ fn run_in(
         _ => {
             let lane = mask.trailing_zeros() as usize;
             let message = "an atomic operation on local memory or on parameters".to_string();
-            return Err(block.fault(warp, lane, crate::fault::FaultKind::OutOfBounds, Some(at[lane]), message));
+            return Err(block.fault(warp, lane, FaultKind::OutOfBounds, Some(at[lane]), message));
         }
     }
     for lane in lanes(mask) {
@@ -247,15 +227,8 @@ fn run_in(
             // SAFETY: `global` has checked the range and its alignment.
             unsafe { update(at[lane], operation, operand, other) }
         } else {
-            let by = accessor(warp, lane, true);
-            let start = match block.shared.read(&by, at[lane], bytes) {
-                Ok(_) => block.shared.write(&by, at[lane], bytes, 0),
-                Err(hazard) => Err(hazard),
-            };
-            let start = match start {
-                Ok(start) => start,
-                Err(hazard) => return Err(shared_fault(block, warp, lane, at[lane], bytes, Use::Both, hazard)),
-            };
+            let access = LaneAccess { lane, address: at[lane], bytes, how: Use::Both };
+            let start = start(block, warp, access, region, true)?;
             let place = &mut block.shared.bytes[start..start + bytes];
             let mut all = [0; 8];
             all[..bytes].copy_from_slice(place);

@@ -3,7 +3,7 @@
 use super::order::WARPS;
 use super::shared::Shared;
 use super::warp::{Blocked, Warp};
-use crate::fault::{Fault, FaultKind};
+use crate::fault::{Done, Fault, FaultKind};
 use crate::memory::{Allocation, Memory};
 use crate::module::Entry;
 use crate::program::{Action, Barrier, Instruction, Members, NONE, Reduction};
@@ -103,7 +103,7 @@ impl<'a> Block<'a> {
     }
 
     /// Runs all warps of the block to their ends.
-    pub(crate) fn run(&mut self, warps: &mut [Warp]) -> Result<(), Box<Fault>> {
+    pub(crate) fn run(&mut self, warps: &mut [Warp]) -> Done {
         self.gatherings.fill(Gathering::default());
         loop {
             let mut progress = false;
@@ -128,7 +128,7 @@ impl<'a> Block<'a> {
     }
 
     /// Runs a warp until it stops, its turn is over, or it arrives at a barrier.
-    fn turn(&mut self, warp: &mut Warp) -> Result<Option<(u32, Barrier)>, Box<Fault>> {
+    fn turn(&mut self, warp: &mut Warp) -> Done<Option<(u32, Barrier)>> {
         let entry = self.entry;
         let code = &entry.program.code[..];
         let end = warp.executed + QUANTUM;
@@ -221,7 +221,7 @@ impl<'a> Block<'a> {
     }
 
     #[cold]
-    fn turn_ends(&self, warp: &mut Warp) -> Result<bool, Box<Fault>> {
+    fn turn_ends(&self, warp: &mut Warp) -> Done<bool> {
         if warp.executed > self.limit {
             let lane = warp.now.mask.trailing_zeros() as usize % LANES;
             let message = format!("the warp ran {} instructions and the limit is {}", warp.executed, self.limit);
@@ -231,7 +231,7 @@ impl<'a> Block<'a> {
         Ok(true)
     }
 
-    fn branch_indexed(&self, warp: &mut Warp, instruction: &Instruction, mask: u32) -> Result<(), Box<Fault>> {
+    fn branch_indexed(&self, warp: &mut Warp, instruction: &Instruction, mask: u32) -> Done {
         let indices = *warp.registers.row(instruction.a);
         let targets = instruction.list.clone();
         let mut left = mask;
@@ -255,13 +255,7 @@ impl<'a> Block<'a> {
 
     /// Whether all lanes that a warp-wide instruction waits for are here.
     #[inline(always)]
-    fn together(
-        &self,
-        warp: &Warp,
-        instruction: &Instruction,
-        members: Members,
-        mask: u32,
-    ) -> Result<bool, Box<Fault>> {
+    fn together(&self, warp: &Warp, instruction: &Instruction, members: Members, mask: u32) -> Done<bool> {
         match members {
             Members::Live => Ok(mask == warp.live),
             Members::Row(row) => {
@@ -281,7 +275,7 @@ impl<'a> Block<'a> {
     }
 
     /// The current group of a warp arrives at a barrier.
-    fn arrive(&mut self, warps: &mut [Warp], at: usize, number: u32, barrier: Barrier) -> Result<(), Box<Fault>> {
+    fn arrive(&mut self, warps: &mut [Warp], at: usize, number: u32, barrier: Barrier) -> Done {
         let entry = self.entry;
         let warp = &mut warps[at];
         let instruction = &entry.program.code[warp.now.pc as usize];

@@ -3,11 +3,9 @@
 use super::block::Block;
 use super::lanewise::{predicate, set_predicate};
 use super::warp::Warp;
-use crate::fault::{Fault, FaultKind};
+use crate::fault::{Done, FaultKind};
 use crate::program::{Instruction, NONE};
 use crate::registers::lanes;
-
-type Done = Result<(), Box<Fault>>;
 
 /// Calls `each` for every set of lanes that share a mask of members, and orders what they do before what they do next.
 #[inline(always)]

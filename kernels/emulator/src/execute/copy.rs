@@ -1,11 +1,11 @@
 //! `cp.async`: copies from global to shared memory that become visible at the wait for them.
 
-use super::address::{Region, Use, base_addresses, generic, global, shared_fault};
+use super::address::{LaneAccess, Region, Use, accessor, aligned, base_addresses, generic, global, shared};
 use super::block::Block;
 use super::shared::PENDING;
-use super::transfer::{accessor, peek};
+use super::transfer::peek;
 use super::warp::Warp;
-use crate::fault::{Fault, FaultKind};
+use crate::fault::{Done, FaultKind};
 use crate::program::{Instruction, NONE};
 use crate::registers::lanes;
 
@@ -18,12 +18,7 @@ pub(crate) const TARGET_GENERIC: u32 = 4;
 
 /// `cp.async`: target `a` plus `immediate`, source `b` plus `list[0]`, `list[1]` bytes, of which row `c` says how many come
 /// from the source; the rest is zero.
-pub(crate) fn issue(
-    block: &mut Block<'_>,
-    warp: &mut Warp,
-    instruction: &Instruction,
-    mask: u32,
-) -> Result<(), Box<Fault>> {
+pub(crate) fn issue(block: &mut Block<'_>, warp: &mut Warp, instruction: &Instruction, mask: u32) -> Done {
     let bytes = instruction.list[1] as usize;
     let source_offset = i64::from(instruction.list[0] as i32);
     let mut targets = base_addresses(warp, instruction.a, instruction.d & TARGET_WIDE != 0, instruction.immediate);
@@ -38,8 +33,8 @@ pub(crate) fn issue(
             targets[lane] = within;
         }
     }
-    super::address::aligned(block, warp, mask, &targets, bytes)?;
-    super::address::aligned(block, warp, mask, &sources, bytes)?;
+    aligned(block, warp, mask, &targets, bytes)?;
+    aligned(block, warp, mask, &sources, bytes)?;
     warp.order.advance();
     for lane in lanes(mask) {
         let taken = match instruction.c {
@@ -54,15 +49,14 @@ pub(crate) fn issue(
                 *byte = unsafe { peek(sources[lane] + index as u64, 1) } as u8;
             }
         }
-        let by = accessor(warp, lane, false);
-        let written = block.shared.write(&by, targets[lane], bytes, PENDING);
-        written.map_err(|hazard| shared_fault(block, warp, lane, targets[lane], bytes, Use::Write, hazard))?;
+        let access = LaneAccess { lane, address: targets[lane], bytes, how: Use::Write };
+        shared(block, warp, access, 0, PENDING)?;
         warp.copies.issue(lane, targets[lane] as u32, bytes as u8, data);
     }
     Ok(())
 }
 
-fn check_source(block: &mut Block<'_>, warp: &Warp, lane: usize, address: u64, taken: usize) -> Result<(), Box<Fault>> {
+fn check_source(block: &mut Block<'_>, warp: &Warp, lane: usize, address: u64, taken: usize) -> Done {
     // Single bytes at both ends: alignment is that of the whole copy, which has been checked.
     let step = if taken.is_power_of_two() && address.is_multiple_of(taken as u64) { taken } else { 1 };
     let mut at = [0; 32];
@@ -74,23 +68,18 @@ fn check_source(block: &mut Block<'_>, warp: &Warp, lane: usize, address: u64, t
 }
 
 /// `cp.async.commit_group`.
-pub(crate) fn commit(_: &mut Block<'_>, warp: &mut Warp, _: &Instruction, mask: u32) -> Result<(), Box<Fault>> {
+pub(crate) fn commit(_: &mut Block<'_>, warp: &mut Warp, _: &Instruction, mask: u32) -> Done {
     lanes(mask).for_each(|lane| warp.copies.commit(lane));
     Ok(())
 }
 
 /// `cp.async.wait_group` for `immediate` groups left, or `wait_all` where it is negative.
-pub(crate) fn wait(
-    block: &mut Block<'_>,
-    warp: &mut Warp,
-    instruction: &Instruction,
-    mask: u32,
-) -> Result<(), Box<Fault>> {
+pub(crate) fn wait(block: &mut Block<'_>, warp: &mut Warp, instruction: &Instruction, mask: u32) -> Done {
     let pending = u32::try_from(instruction.immediate).ok();
     warp.order.advance();
     for lane in lanes(mask) {
         while let Some(copy) = warp.copies.complete(lane, pending) {
-            let by = accessor(warp, lane, false);
+            let by = accessor(warp, lane, 0);
             block.shared.complete(&by, copy.target as usize, &copy.data[..copy.bytes as usize]);
         }
     }

@@ -4,7 +4,7 @@ use super::block::Block;
 use super::order::WARPS;
 use super::shared::Shared;
 use super::warp::Warp;
-use crate::fault::{Fault, FaultKind};
+use crate::fault::{Done, Fault, FaultKind};
 use crate::memory::Memory;
 use crate::module::{Entry, Module, ModuleInstance};
 use crate::program::{Fixed, FixedRow, LaneMask};
@@ -161,7 +161,7 @@ fn run_blocks(
     count: u64,
     next: &AtomicU64,
     failed: &AtomicBool,
-) -> Result<Statistics, Box<Fault>> {
+) -> Done<Statistics> {
     let (entry, options) = (launch.entry, launch.options);
     let program = &entry.program;
     let threads: u32 = launch.block.iter().product();

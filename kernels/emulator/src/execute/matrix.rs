@@ -3,12 +3,11 @@
 //! Products are exact. They are added to the accumulator one at a time, by rising index of the inner dimension, each sum
 //! rounded to f32 (to nearest). A device adds groups of products at once with fewer guard bits, so its low bits differ.
 
-use super::address::{Region, Use, aligned, base_addresses, generic, shared_fault};
+use super::address::{LaneAccess, Region, Use, aligned, base_addresses, generic, shared};
 use super::block::Block;
-use super::transfer::accessor;
 use super::warp::Warp;
 use crate::decode::opcode::Type;
-use crate::fault::{Fault, FaultKind};
+use crate::fault::{Done, FaultKind};
 use crate::float::{F16, Rounding, canonical, narrow};
 use crate::program::Instruction;
 use crate::registers::LANES;
@@ -70,12 +69,7 @@ impl Shape {
 }
 
 /// `mma.sync`: `list` holds the registers of D, A, B and C.
-pub(crate) fn multiply(
-    block: &mut Block<'_>,
-    warp: &mut Warp,
-    instruction: &Instruction,
-    mask: u32,
-) -> Result<(), Box<Fault>> {
+pub(crate) fn multiply(block: &mut Block<'_>, warp: &mut Warp, instruction: &Instruction, mask: u32) -> Done {
     whole(block, warp, mask)?;
     let shape = Shape::unpack(instruction.immediate);
     let [d, a, b, _] = shape.registers();
@@ -176,7 +170,7 @@ fn each_accumulator(shape: Shape, mut each: impl FnMut(usize, u32, usize, usize,
 }
 
 /// Faults unless all 32 lanes are here.
-fn whole(block: &Block<'_>, warp: &Warp, mask: u32) -> Result<(), Box<Fault>> {
+fn whole(block: &Block<'_>, warp: &Warp, mask: u32) -> Done {
     if mask == u32::MAX {
         return Ok(());
     }
@@ -186,12 +180,7 @@ fn whole(block: &Block<'_>, warp: &Warp, mask: u32) -> Result<(), Box<Fault>> {
 }
 
 /// `ldmatrix`: matrices of 8 rows of 16 bytes; lanes 8 i to 8 i + 7 hold the addresses of the rows of matrix i.
-pub(crate) fn load(
-    block: &mut Block<'_>,
-    warp: &mut Warp,
-    instruction: &Instruction,
-    mask: u32,
-) -> Result<(), Box<Fault>> {
+pub(crate) fn load(block: &mut Block<'_>, warp: &mut Warp, instruction: &Instruction, mask: u32) -> Done {
     whole(block, warp, mask)?;
     let (wide, transposed) = (instruction.b & 1 == 1, instruction.b >> 1 & 1 == 1);
     let mut at = base_addresses(warp, instruction.a, wide, instruction.immediate);
@@ -212,9 +201,8 @@ pub(crate) fn load(
         let mut elements = [[0u16; 8]; 8];
         for (row, elements) in elements.iter_mut().enumerate() {
             let lane = 8 * matrix + row;
-            let by = accessor(warp, lane, false);
-            let found = block.shared.read(&by, at[lane], 16);
-            let start = found.map_err(|hazard| shared_fault(block, warp, lane, at[lane], 16, Use::Read, hazard))?;
+            let access = LaneAccess { lane, address: at[lane], bytes: 16, how: Use::Read };
+            let start = shared(block, warp, access, 0, 0)?;
             for (column, element) in elements.iter_mut().enumerate() {
                 let at = start + 2 * column;
                 *element = u16::from_le_bytes([block.shared.bytes[at], block.shared.bytes[at + 1]]);

@@ -2,9 +2,8 @@
 
 use super::address::*;
 use super::block::Block;
-use super::shared::{Accessor, STRONG};
 use super::warp::Warp;
-use crate::fault::Fault;
+use crate::fault::Done;
 use crate::program::{Instruction, NONE};
 use crate::registers::{LANES, Registers, lanes};
 use std::sync::atomic::{AtomicU8, AtomicU16, AtomicU32, AtomicU64, Ordering::Relaxed};
@@ -98,58 +97,13 @@ fn word(from: &[u8], start: usize) -> u32 {
     }
 }
 
-/// The thread of a lane, for shared memory.
-pub(crate) fn accessor(warp: &Warp, lane: usize, strong: bool) -> Accessor<'_> {
-    let strong = if strong { STRONG } else { 0 };
-    Accessor { warp: warp.index, order: &warp.order, group: &warp.now, lane: lane as u32, strong }
-}
-
-/// The lanes of a mask by the space that their generic addresses fall into, with the addresses within it.
-pub(crate) fn by_region(mask: u32, addresses: &[u64; LANES]) -> Vec<(Region, u32, [u64; LANES])> {
-    let mut parts: Vec<(Region, u32, [u64; LANES])> = Vec::with_capacity(1);
-    for lane in lanes(mask) {
-        let (region, within) = generic(addresses[lane]);
-        match parts.iter_mut().find(|part| part.0 == region) {
-            Some(part) => {
-                part.1 |= 1 << lane;
-                part.2[lane] = within;
-            }
-            None => {
-                let mut all = [0; LANES];
-                all[lane] = within;
-                parts.push((region, 1 << lane, all));
-            }
-        }
-    }
-    parts
-}
-
 /// `ld`: into the registers of `list`.
-pub(crate) fn load(
-    block: &mut Block<'_>,
-    warp: &mut Warp,
-    instruction: &Instruction,
-    mask: u32,
-) -> Result<(), Box<Fault>> {
-    let access = Access::unpack(instruction.b);
-    let at = addresses(warp, instruction, access.wide);
-    if access.region != Region::Generic {
-        return load_from(block, warp, instruction, mask, &at, access);
-    }
-    for (region, part, within) in by_region(mask, &at) {
-        load_from(block, warp, instruction, part, &within, Access { region, ..access })?;
-    }
-    Ok(())
+pub(crate) fn load(block: &mut Block<'_>, warp: &mut Warp, instruction: &Instruction, mask: u32) -> Done {
+    in_each_region(block, warp, instruction, mask, load_from)
 }
 
-fn load_from(
-    block: &mut Block<'_>,
-    warp: &mut Warp,
-    instruction: &Instruction,
-    mask: u32,
-    at: &[u64; LANES],
-    access: Access,
-) -> Result<(), Box<Fault>> {
+fn load_from(block: &mut Block<'_>, warp: &mut Warp, instruction: &Instruction, from: &Lanes) -> Done {
+    let Lanes { mask, ref at, access } = *from;
     let bytes = access.bytes as usize;
     if access.region == Region::Global {
         global(block, warp, mask, at, access.total(), Use::Read)?;
@@ -172,21 +126,12 @@ fn load_from(
         return Ok(());
     }
     aligned(block, warp, mask, at, access.total())?;
-    let total = access.total();
     let mut starts = [0; LANES];
     for lane in lanes(mask) {
-        starts[lane] = match access.region {
-            Region::Shared => {
-                let by = accessor(warp, lane, access.strong);
-                let found = block.shared.read(&by, at[lane], total);
-                found.map_err(|hazard| shared_fault(block, warp, lane, at[lane], total, Use::Read, hazard))?
-            }
-            Region::Parameter => parameter(block, warp, lane, at[lane], total, Use::Read)?,
-            _ => local(block, warp, lane, at[lane], total, access.region, Use::Read)?,
-        };
+        starts[lane] = start(block, warp, from.lane(lane, Use::Read), access.region, access.strong)?;
     }
     let Warp { registers, local, .. } = warp;
-    let from = match access.region {
+    let memory = match access.region {
         Region::Shared => &block.shared.bytes[..],
         Region::Parameter => block.params,
         _ => &local[..],
@@ -197,44 +142,25 @@ fn load_from(
             let row = registers.row_mut(register >> 1);
             for lane in lanes(mask) {
                 let start = starts[lane] + offset;
-                row[lane] = word(from, start);
+                row[lane] = word(memory, start);
             }
             continue;
         }
         for lane in lanes(mask) {
             let start = starts[lane] + offset;
-            deliver(registers, register, lane, extend(scalar(&from[start..start + bytes], bytes), access));
+            deliver(registers, register, lane, extend(scalar(&memory[start..start + bytes], bytes), access));
         }
     }
     Ok(())
 }
 
 /// `st`: from the registers of `list`.
-pub(crate) fn store(
-    block: &mut Block<'_>,
-    warp: &mut Warp,
-    instruction: &Instruction,
-    mask: u32,
-) -> Result<(), Box<Fault>> {
-    let access = Access::unpack(instruction.b);
-    let at = addresses(warp, instruction, access.wide);
-    if access.region != Region::Generic {
-        return store_to(block, warp, instruction, mask, &at, access);
-    }
-    for (region, part, within) in by_region(mask, &at) {
-        store_to(block, warp, instruction, part, &within, Access { region, ..access })?;
-    }
-    Ok(())
+pub(crate) fn store(block: &mut Block<'_>, warp: &mut Warp, instruction: &Instruction, mask: u32) -> Done {
+    in_each_region(block, warp, instruction, mask, store_to)
 }
 
-fn store_to(
-    block: &mut Block<'_>,
-    warp: &mut Warp,
-    instruction: &Instruction,
-    mask: u32,
-    at: &[u64; LANES],
-    access: Access,
-) -> Result<(), Box<Fault>> {
+fn store_to(block: &mut Block<'_>, warp: &mut Warp, instruction: &Instruction, to: &Lanes) -> Done {
+    let Lanes { mask, ref at, access } = *to;
     let (bytes, total) = (access.bytes as usize, access.total());
     if access.region == Region::Global {
         global(block, warp, mask, at, total, Use::Write)?;
@@ -253,21 +179,12 @@ fn store_to(
         warp.order.advance();
     }
     for lane in lanes(mask) {
-        let start = match access.region {
-            Region::Shared => {
-                let by = accessor(warp, lane, access.strong);
-                let found = block.shared.write(&by, at[lane], total, 0);
-                found.map_err(|hazard| shared_fault(block, warp, lane, at[lane], total, Use::Write, hazard))?
-            }
-            Region::Parameter => parameter(block, warp, lane, at[lane], total, Use::Write)?,
-            _ => local(block, warp, lane, at[lane], total, access.region, Use::Write)?,
-        };
+        let start = start(block, warp, to.lane(lane, Use::Write), access.region, access.strong)?;
         for (index, &register) in instruction.list.iter().enumerate() {
             let value = collect(&warp.registers, register, lane).to_le_bytes();
             let range = start + index * bytes..start + (index + 1) * bytes;
-            let to =
-                if access.region == Region::Shared { &mut block.shared.bytes[range] } else { &mut warp.local[range] };
-            to.copy_from_slice(&value[..bytes]);
+            let memory = if access.region == Region::Shared { &mut block.shared.bytes } else { &mut warp.local };
+            memory[range].copy_from_slice(&value[..bytes]);
         }
     }
     Ok(())

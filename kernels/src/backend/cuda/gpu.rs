@@ -126,14 +126,15 @@ impl<'a> Gpu<'a> {
     }
 }
 
-/// The name of a kernel for a dtype: `by_dtype!("add", dtype)` is "add_f32", "add_bf16" or "add_f16".
+/// The name of a kernel for a dtype: `by_dtype!("add", dtype)` is "add_f32", "add_bf16" or "add_f16". It may begin with
+/// several literals.
 #[macro_export]
 macro_rules! by_dtype {
-    ($prefix:literal, $dtype:expr) => {
+    ($($prefix:literal)+, $dtype:expr) => {
         match $dtype {
-            $crate::dtype::DType::F32 => concat!($prefix, "_f32"),
-            $crate::dtype::DType::BF16 => concat!($prefix, "_bf16"),
-            $crate::dtype::DType::F16 => concat!($prefix, "_f16"),
+            $crate::dtype::DType::F32 => concat!($($prefix,)+ "_f32"),
+            $crate::dtype::DType::BF16 => concat!($($prefix,)+ "_bf16"),
+            $crate::dtype::DType::F16 => concat!($($prefix,)+ "_f16"),
             other => unreachable!("{other} is not a float: the operation's check let it through"),
         }
     };
@@ -144,17 +145,9 @@ macro_rules! by_dtype {
 macro_rules! by_dtypes {
     ($prefix:literal, $first:expr, $second:expr) => {
         match $first {
-            $crate::dtype::DType::F32 => $crate::by_dtypes!(@ $prefix, "_f32", $second),
-            $crate::dtype::DType::BF16 => $crate::by_dtypes!(@ $prefix, "_bf16", $second),
-            $crate::dtype::DType::F16 => $crate::by_dtypes!(@ $prefix, "_f16", $second),
-            other => unreachable!("{other} is not a float: the operation's check let it through"),
-        }
-    };
-    (@ $prefix:literal, $first:literal, $second:expr) => {
-        match $second {
-            $crate::dtype::DType::F32 => concat!($prefix, $first, "_f32"),
-            $crate::dtype::DType::BF16 => concat!($prefix, $first, "_bf16"),
-            $crate::dtype::DType::F16 => concat!($prefix, $first, "_f16"),
+            $crate::dtype::DType::F32 => $crate::by_dtype!($prefix "_f32", $second),
+            $crate::dtype::DType::BF16 => $crate::by_dtype!($prefix "_bf16", $second),
+            $crate::dtype::DType::F16 => $crate::by_dtype!($prefix "_f16", $second),
             other => unreachable!("{other} is not a float: the operation's check let it through"),
         }
     };

@@ -54,6 +54,22 @@ struct BackwardParameters {
     __device__ __forceinline__ const float *products(int64_t head) const { return sums + (heads + head) * padded; }
 };
 
+// A block's ROWS rows of queries: the first, the head that they are of, and the keys that any and that all of them see.
+template <int ROWS> struct QueryRows {
+    unsigned head;
+    int first, n, h, end, seen;
+
+    // The last queries of a head have most to do when causal, so they go first.
+    __device__ __forceinline__ explicit QueryRows(const Problem &of)
+        : head(blockIdx.x / of.blocks), first((of.blocks - 1 - (int)(blockIdx.x % of.blocks)) * ROWS),
+          n(head / of.query_heads), h(head % of.query_heads), end(min(of.s, first + ROWS + of.reach())),
+          seen(min(of.s, first + 1 + of.reach())) {}
+
+    __device__ __forceinline__ bool sees(const Problem &of, int row, int key) const {
+        return key <= first + row + of.reach() && key < of.s;
+    }
+};
+
 constexpr float LOG2_E = 1.4426950408889634f, LOG_2 = 0.6931471805599453f;
 constexpr float INFINITE = __builtin_huge_valf();
 
@@ -169,14 +185,29 @@ __device__ __forceinline__ uint32_t two(float x, float y, f16) {
     return *(uint32_t *)&pair;
 }
 
-template <int M, int N> __device__ __forceinline__ void clear(float (&c)[M][N][4]) {
+// Calls f(value, m, n, e) for the values of fragments.
+template <int M, int N, typename F> __device__ __forceinline__ void each(float (&c)[M][N][4], F f) {
 #pragma unroll
     for (int m = 0; m < M; m++)
 #pragma unroll
         for (int n = 0; n < N; n++)
 #pragma unroll
             for (int e = 0; e < 4; e++)
-                c[m][n][e] = 0;
+                f(c[m][n][e], m, n, e);
+}
+
+template <int M, int N> __device__ __forceinline__ void clear(float (&c)[M][N][4]) {
+    each(c, [](float &value, int, int, int) { value = 0; });
+}
+
+// Weights whose row does not see their column, by `sees(m, half, column)`, become `value`.
+template <int M, int N, typename Sees>
+__device__ __forceinline__ void mask(float (&w)[M][N][4], float value, Sees sees) {
+    int lane = threadIdx.x % 32;
+    each(w, [&](float &weight, int m, int n, int e) {
+        if (!sees(m, e / 2, n * 8 + lane % 4 * 2 + e % 2))
+            weight = value;
+    });
 }
 
 // c = a b^T: 16 M rows of the tile a from `row`, and 8 N rows of the tile b. STEPS at once: all would need more

@@ -87,14 +87,8 @@ __device__ __forceinline__ void backward_keys(const BackwardParameters &p) {
                 }
         }
         if (masked) {
-#pragma unroll
-            for (int m = 0; m < M; m++)
-#pragma unroll
-                for (int i = 0; i < N; i++)
-#pragma unroll
-                    for (int e = 0; e < 4; e++)
-                        if (!sees(m, e / 2, i * 8 + lane % 4 * 2 + e % 2))
-                            w[m][i][e] = dw[m][i][e] = 0;
+            mask(w, 0, sees);
+            mask(dw, 0, sees);
             withdraw<T, D, QUERIES, THREADS>(dv, dout, column, sees);
             withdraw<T, D, QUERIES, THREADS>(dk, q, column, sees);
         }

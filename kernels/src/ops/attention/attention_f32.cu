@@ -118,10 +118,8 @@ __device__ __forceinline__ void store(const float (&c)[4][N], const Heads &heads
 template <int D> __device__ __forceinline__ void forward(const ForwardParameters &p) {
     __shared__ Space space;
     const Problem &of = p.problem;
-    int first = (of.blocks - 1 - (int)(blockIdx.x % of.blocks)) * TILE;
-    unsigned head = blockIdx.x / of.blocks;
-    int n = head / of.query_heads, h = head % of.query_heads;
-    int end = min(of.s, first + TILE + of.reach()), seen = min(of.s, first + 1 + of.reach());
+    QueryRows<TILE> rows(of);
+    int first = rows.first, n = rows.n, h = rows.h;
     Rows q(of.q, n, h, first, of.t, of.d);
     float out[4][D / 16], most[4], total[4];
     clear(out);
@@ -130,9 +128,9 @@ template <int D> __device__ __forceinline__ void forward(const ForwardParameters
         most[i] = -INFINITE;
         total[i] = 0;
     }
-    for (int key = 0; key < end; key += TILE) {
-        bool masked = key + TILE > seen;
-        auto sees = [&](int i, int j) { return key + j <= first + thread_y() + 16 * i + of.reach() && key + j < of.s; };
+    for (int key = 0; key < rows.end; key += TILE) {
+        bool masked = key + TILE > rows.seen;
+        auto sees = [&](int i, int j) { return rows.sees(of, thread_y() + 16 * i, key + j); };
         float w[4][4];
         products(w, q, Rows(of.k, n, h / of.group, key, of.s, of.d), space);
 #pragma unroll
@@ -180,15 +178,13 @@ template <int D> __device__ __forceinline__ void forward(const ForwardParameters
 template <int D> __device__ __forceinline__ void backward_queries(const BackwardParameters &p) {
     __shared__ Space space;
     const Problem &of = p.problem;
-    int first = (of.blocks - 1 - (int)(blockIdx.x % of.blocks)) * TILE;
-    unsigned head = blockIdx.x / of.blocks;
-    int n = head / of.query_heads, h = head % of.query_heads;
-    int end = min(of.s, first + TILE + of.reach()), seen = min(of.s, first + 1 + of.reach());
+    QueryRows<TILE> rows(of);
+    int first = rows.first, n = rows.n, h = rows.h;
     Rows q(of.q, n, h, first, of.t, of.d), dout(p.dout, n, h, first, of.t, of.d);
     float dq[4][D / 16];
     clear(dq);
-    for (int key = 0; key < end; key += TILE) {
-        auto sees = [&](int i, int j) { return key + j <= first + thread_y() + 16 * i + of.reach() && key + j < of.s; };
+    for (int key = 0; key < rows.end; key += TILE) {
+        auto sees = [&](int i, int j) { return rows.sees(of, thread_y() + 16 * i, key + j); };
         Rows k(of.k, n, h / of.group, key, of.s, of.d), v(of.v, n, h / of.group, key, of.s, of.d);
         float w[4][4], dw[4][4];
         products(w, q, k, space);
@@ -196,14 +192,14 @@ template <int D> __device__ __forceinline__ void backward_queries(const Backward
 #pragma unroll
         for (int i = 0; i < 4; i++) {
             int query = first + thread_y() + 16 * i;
-            float log_sum = p.log_sums(head)[query], product = p.products(head)[query];
+            float log_sum = p.log_sums(rows.head)[query], product = p.products(rows.head)[query];
 #pragma unroll
             for (int j = 0; j < 4; j++) {
                 float weight = exp2_fast(__fmaf_rn(w[i][j], of.scale2, -log_sum));
                 dw[i][j] = sees(i, thread_x() + 16 * j) ? weight * (dw[i][j] - product) : 0;
             }
         }
-        accumulate<D>(dq, dw, k, space, key + TILE > seen, sees);
+        accumulate<D>(dq, dw, k, space, key + TILE > rows.seen, sees);
     }
     store(dq, p.dq, n, h, first, of.t, of.d, of.scale);
 }

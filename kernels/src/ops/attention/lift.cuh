@@ -18,13 +18,7 @@ template <> struct Lifted<f16> {
     template <int M, int K, int N>
     __device__ __forceinline__ void apply(float (&gradients)[M][K][4], float (&total)[M][N][4]) {
         float largest = 0;
-#pragma unroll
-        for (int m = 0; m < M; m++)
-#pragma unroll
-            for (int k = 0; k < K; k++)
-#pragma unroll
-                for (int e = 0; e < 4; e++)
-                    largest = fmaxf(largest, fabsf(gradients[m][k][e]));
+        each(gradients, [&](float &value, int, int, int) { largest = fmaxf(largest, fabsf(value)); });
         largest = warp_max(largest);
         if (largest > most) {
             most = largest;
@@ -33,23 +27,11 @@ template <> struct Lifted<f16> {
             next = max(next, -126 + LIFT<f16>);
             if (next < exponent) {
                 float factor = next - exponent < -126 ? 0 : power_of_2(next - exponent);
-#pragma unroll
-                for (int m = 0; m < M; m++)
-#pragma unroll
-                    for (int n = 0; n < N; n++)
-#pragma unroll
-                        for (int e = 0; e < 4; e++)
-                            total[m][n][e] *= factor;
+                each(total, [&](float &value, int, int, int) { value *= factor; });
                 exponent = next;
             }
         }
         float factor = power_of_2(exponent);
-#pragma unroll
-        for (int m = 0; m < M; m++)
-#pragma unroll
-            for (int k = 0; k < K; k++)
-#pragma unroll
-                for (int e = 0; e < 4; e++)
-                    gradients[m][k][e] *= factor;
+        each(gradients, [&](float &value, int, int, int) { value *= factor; });
     }
 };

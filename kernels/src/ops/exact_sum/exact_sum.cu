@@ -12,48 +12,36 @@ struct CarryParameters {
     int64_t *accumulator;
 };
 
+// See `sum_blocks`.
+template <typename T, bool SQUARE> struct Elements {
+    const T *x;
+
+    __device__ __forceinline__ Elements(const Parameters &p, const Place &place)
+        : x(p.x.row<T>(place.row) + place.column) {}
+
+    __device__ __forceinline__ bool ready() const { return (uintptr_t)x % sizeof(Pack<T, 4>) == 0; }
+
+    template <int N> __device__ __forceinline__ void group(int at, BlockSum &sum, uint32_t &nonfinite) const {
+        Pack<T, 4> loaded[N];
+#pragma unroll
+        for (int k = 0; k < N; k++)
+            loaded[k] = *(const Pack<T, 4> *)(x + at + k * 16);
+#pragma unroll
+        for (int k = 0; k < N; k++)
+#pragma unroll
+            for (int e = 0; e < 4; e++)
+                sum.add<SQUARE>(e, to_f32(loaded[k].at[e]), nonfinite);
+    }
+
+    __device__ __forceinline__ void one(int e, BlockSum &sum, uint32_t &nonfinite) const {
+        sum.add<SQUARE>(e, to_f32(*x), nonfinite);
+    }
+};
+
 template <typename T, bool SQUARE> __device__ __forceinline__ void exact_sum(const Parameters &p) {
     __shared__ int64_t space[WARPS][WORDS];
-    WarpAccumulator sum;
-    uint32_t nonfinite = 0;
-    int64_t numel = p.rows * p.width, warps = (int64_t)gridDim.x * WARPS;
-    int lane = threadIdx.x % 32;
-    int64_t group = (int64_t)blockIdx.x * WARPS + threadIdx.x / 32;
-    for (; group * WARP_BLOCKS * SUM_BLOCK < numel; group += warps) {
-        BlockSum block;
-        int64_t start = (group * WARP_BLOCKS + lane / BLOCK_LANES) * SUM_BLOCK;
-        Place place(start, p.rows, p.width);
-        const T *from = p.x.row<T>(place.row) + place.column;
-        if (place.column + SUM_BLOCK <= p.width && start < numel && (uintptr_t)from % sizeof(Pack<T, 4>) == 0) {
-            from += lane % BLOCK_LANES * 4;
-#pragma unroll 1
-            for (int step = 0; step < BLOCK_STEPS; step += IN_FLIGHT) {
-                Pack<T, 4> x[IN_FLIGHT];
-#pragma unroll
-                for (int k = 0; k < IN_FLIGHT; k++)
-                    x[k] = *(const Pack<T, 4> *)(from + (step + k) * 16);
-#pragma unroll
-                for (int k = 0; k < IN_FLIGHT; k++)
-#pragma unroll
-                    for (int e = 0; e < 4; e++)
-                        block.add<SQUARE>(e, to_f32(x[k].at[e]), nonfinite);
-            }
-        } else {
-            int64_t first = start + lane % BLOCK_LANES * 4;
-#pragma unroll 1
-            for (int64_t at = first; at < first + SUM_BLOCK && at < numel; at += 16) {
-                Place place(at, p.rows, p.width);
-#pragma unroll
-                for (int e = 0; e < 4; e++) {
-                    if (at + e < numel)
-                        block.add<SQUARE>(e, to_f32(p.x.row<T>(place.row)[place.column]), nonfinite);
-                    place.next(p.width);
-                }
-            }
-        }
-        sum.add<BLOCK_LANES>(block.total());
-    }
-    sum.add_nonfinite(nonfinite);
+    int64_t warp = (int64_t)blockIdx.x * WARPS + threadIdx.x / 32, warps = (int64_t)gridDim.x * WARPS;
+    auto sum = sum_blocks<Elements<T, SQUARE>, IN_FLIGHT>(p, p.rows, p.width, warp, warps, true);
     add_block_words(p.accumulator, block_word(sum, space), space);
 }
 

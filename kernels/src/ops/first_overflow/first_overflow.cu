@@ -17,32 +17,37 @@ struct Parameters {
     uint32_t micro;
 };
 
+// See `sum_blocks`: squares of the gradient of one parameter.
+struct Squares {
+    const float *x;
+
+    __device__ __forceinline__ Squares(const float *gradient, const Place &place) : x(gradient + place.column) {}
+
+    __device__ __forceinline__ bool ready() const { return true; }
+
+    template <int N> __device__ __forceinline__ void group(int at, BlockSum &sum, uint32_t &nonfinite) const {
+#pragma unroll
+        for (int k = 0; k < N; k++)
+#pragma unroll
+            for (int e = 0; e < 4; e++)
+                sum.add<true>(e, x[at + k * 16 + e], nonfinite);
+    }
+
+    __device__ __forceinline__ void one(int e, BlockSum &sum, uint32_t &nonfinite) const {
+        sum.add<true>(e, *x, nonfinite);
+    }
+};
+
 // The rank of each parameter, one block for each.
 extern "C" __global__ void __launch_bounds__(THREADS) first_overflow_ranks(const __grid_constant__ Parameters p) {
     __shared__ int64_t space[WARPS][WORDS];
     if (!p.control->search)
         return;
-    int lane = threadIdx.x % 32;
     for (int64_t i = blockIdx.x; i < p.parameters; i += gridDim.x) {
         Range range = p.ranges[i];
         bool inside = range.start >= 0 && range.start <= p.numel && range.numel <= p.numel - range.start;
         int64_t numel = inside ? range.numel : 0;
-        const float *x = p.gradient + range.start;
-        WarpAccumulator sum;
-        uint32_t nonfinite = 0;
-        for (int64_t group = threadIdx.x / 32; group * WARP_BLOCKS * SUM_BLOCK < numel; group += WARPS) {
-            BlockSum block;
-            int64_t start = (group * WARP_BLOCKS + lane / BLOCK_LANES) * SUM_BLOCK;
-            int64_t first = start + lane % BLOCK_LANES * 4;
-#pragma unroll 4
-            for (int64_t at = first; at < first + SUM_BLOCK && at < numel; at += 16)
-#pragma unroll
-                for (int e = 0; e < 4; e++)
-                    if (at + e < numel)
-                        block.add<true>(e, x[at + e], nonfinite);
-            sum.add<BLOCK_LANES>(block.total());
-        }
-        sum.add_nonfinite(nonfinite);
+        auto sum = sum_blocks<Squares, 4>(p.gradient + range.start, 1, numel, threadIdx.x / 32, WARPS, true);
         int64_t word = block_word(sum, space);
         __syncthreads();
         if (threadIdx.x < WORDS)

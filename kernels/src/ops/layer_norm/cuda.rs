@@ -99,26 +99,14 @@ pub(crate) enum Path {
 /// where `path` is a pair.
 macro_rules! by_path {
     ($prefix:literal, $path:expr, $dtype:expr) => {{
-        use crate::ops::layer_norm::cuda::Path;
-        match ($path.0, $path.1, $dtype) {
-            (Path::Short, true, DType::F32) => concat!($prefix, "_short_f32"),
-            (Path::Short, true, DType::BF16) => concat!($prefix, "_short_bf16"),
-            (Path::Short, true, _) => concat!($prefix, "_short_f16"),
-            (Path::Short, false, DType::F32) => concat!($prefix, "_short_unaligned_f32"),
-            (Path::Short, false, DType::BF16) => concat!($prefix, "_short_unaligned_bf16"),
-            (Path::Short, false, _) => concat!($prefix, "_short_unaligned_f16"),
-            (Path::Long, true, DType::F32) => concat!($prefix, "_long_f32"),
-            (Path::Long, true, DType::BF16) => concat!($prefix, "_long_bf16"),
-            (Path::Long, true, _) => concat!($prefix, "_long_f16"),
-            (Path::Long, false, DType::F32) => concat!($prefix, "_long_unaligned_f32"),
-            (Path::Long, false, DType::BF16) => concat!($prefix, "_long_unaligned_bf16"),
-            (Path::Long, false, _) => concat!($prefix, "_long_unaligned_f16"),
-            (Path::Loop, true, DType::F32) => concat!($prefix, "_loop_f32"),
-            (Path::Loop, true, DType::BF16) => concat!($prefix, "_loop_bf16"),
-            (Path::Loop, true, _) => concat!($prefix, "_loop_f16"),
-            (Path::Loop, false, DType::F32) => concat!($prefix, "_loop_unaligned_f32"),
-            (Path::Loop, false, DType::BF16) => concat!($prefix, "_loop_unaligned_bf16"),
-            (Path::Loop, false, _) => concat!($prefix, "_loop_unaligned_f16"),
+        use $crate::{by_dtype, ops::layer_norm::cuda::Path};
+        match $path {
+            (Path::Short, true) => by_dtype!($prefix "_short", $dtype),
+            (Path::Short, false) => by_dtype!($prefix "_short_unaligned", $dtype),
+            (Path::Long, true) => by_dtype!($prefix "_long", $dtype),
+            (Path::Long, false) => by_dtype!($prefix "_long_unaligned", $dtype),
+            (Path::Loop, true) => by_dtype!($prefix "_loop", $dtype),
+            (Path::Loop, false) => by_dtype!($prefix "_loop_unaligned", $dtype),
         }
     }};
 }

@@ -1,6 +1,5 @@
 use super::{RmsNormBackward, RmsNormForward};
 use crate::backend::cuda::{CudaError, Gpu};
-use crate::dtype::DType;
 use crate::ops::layer_norm::cuda::{Backward, Forward, by_path};
 
 pub(super) fn forward(op: &RmsNormForward<'_>, gpu: &Gpu<'_>) -> Result<(), CudaError> {

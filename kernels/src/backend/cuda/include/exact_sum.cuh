@@ -192,6 +192,49 @@ struct WarpAccumulator {
     }
 };
 
+// One pass over the elements of rows, in the blocks, the lanes and the order of a sum: those of this warp, whose first
+// blocks are the group `group`, and which goes on by `groups`. Elements(source, place) are the elements of one row from
+// a place on, with
+//   ready()                           whether four can be accessed at once
+//   group<IN_FLIGHT>(at, sum, count)  adds IN_FLIGHT times four, 16 apart, from element `at` on
+//   one(e, sum, count)                adds the first, as element e of its four
+// `count` counts what is not finite. Sums are added up if `wanted`.
+template <typename Elements, int IN_FLIGHT, typename Source>
+__device__ __forceinline__ WarpAccumulator sum_blocks(const Source &source, int64_t rows, int64_t width, int64_t group,
+                                                      int64_t groups, bool wanted) {
+    WarpAccumulator sum;
+    uint32_t nonfinite = 0;
+    int64_t numel = rows * width;
+    int lane = threadIdx.x % 32;
+    for (; group * WARP_BLOCKS * SUM_BLOCK < numel; group += groups) {
+        BlockSum block;
+        int64_t start = (group * WARP_BLOCKS + lane / BLOCK_LANES) * SUM_BLOCK;
+        Place place(start, rows, width);
+        Elements elements(source, place);
+        if (place.column + SUM_BLOCK <= width && start < numel && elements.ready()) {
+#pragma unroll 1
+            for (int step = 0; step < BLOCK_STEPS; step += IN_FLIGHT)
+                elements.template group<IN_FLIGHT>(lane % BLOCK_LANES * 4 + step * 16, block, nonfinite);
+        } else {
+            int64_t first = start + lane % BLOCK_LANES * 4;
+#pragma unroll 1
+            for (int64_t at = first; at < first + SUM_BLOCK && at < numel; at += 16) {
+                Place place(at, rows, width);
+#pragma unroll
+                for (int e = 0; e < 4; e++) {
+                    if (at + e < numel)
+                        Elements(source, place).one(e, block, nonfinite);
+                    place.next(width);
+                }
+            }
+        }
+        if (wanted)
+            sum.add<BLOCK_LANES>(block.total());
+    }
+    sum.add_nonfinite(nonfinite);
+    return sum;
+}
+
 // Word threadIdx.x of the sum over the warps of the block, of at least WORDS threads, which all call it.
 template <int WARPS>
 __device__ __forceinline__ int64_t block_word(const WarpAccumulator &mine, int64_t (&space)[WARPS][WORDS]) {
