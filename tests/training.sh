@@ -46,6 +46,11 @@ for arch in gpt2 llama; do
 done
 echo 'training: the same bits on 1, 2 and 4 threads, and twice with accumulation'
 
+tr -cd 'a-z \n' <"$work/text" >"$work/letters" # 28 different bytes
+"$train" "${small[@]}" --steps 100 --vocabulary 28 "$work/letters" >"$work/letters-28" 2>&1 ||
+    { cat "$work/letters-28"; fail 'a vocabulary of the bytes that occur failed'; }
+awk -v a="$(loss letters-28)" 'BEGIN { exit !(a < 3.2) }' || fail "28 symbols end at $(loss letters-28), no better than chance"
+
 run overflow --dtype f16 --force-overflow 5
 grep -qi 'skipped.*micro' "$work/overflow" || { cat "$work/overflow"; fail 'the forced overflow was not reported'; }
 near overflow gpt2-f32
@@ -79,4 +84,5 @@ refuse 2 'no-such-file' "$work/no-such-file"
 refuse 2 'no-such-option' --no-such-option "$work/text"
 head -c 50 "$work/text" >"$work/tiny"
 refuse 2 'data' "$work/tiny"
+refuse 2 'vocabulary' --vocabulary 20 "$work/text"
 echo 'training: refusals are clear'

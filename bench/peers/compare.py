@@ -1,0 +1,212 @@
+"""Ours against the peers, on the CPU: `make bench-peers` runs this.
+
+    target/peers/bin/python bench/peers/compare.py --json FILE [--case REGEX] [--threads 1,2] [--pairs 9] [--no-steps]
+
+For each case of torch_cpu.py the bench and the peer take turns, one repetition of 20 ms or more each, and the ratio is the
+median over the pairs: a machine that drifts or is shared slows both sides of a pair alike. Training steps (torch_step.py,
+examples/c/train_gpt.c) take turns as whole runs. Each row says how many cores other processes used meanwhile.
+
+Rows: name, peer, way, unit, ours, theirs, ratio (ours / theirs as rates, so above 1 is faster), low and high (quartiles of the
+ratios), pairs, others.
+"""
+
+from torch_cpu import with_allocator
+
+if __name__ == "__main__":
+    with_allocator()
+
+import argparse
+import datetime
+import json
+import os
+import random
+import re
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+
+import torch
+import torch_cpu
+
+ROOT = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
+BENCH, TRAIN = ROOT + "/target/release/scalert-bench", ROOT + "/target/examples/train_gpt"
+PAUSE = 0.01  # seconds in which the other side's threads stop spinning
+
+
+class Others:
+    """How many cores other processes use."""
+
+    def __init__(self, *children):
+        self.children, self.start = children, self.read(children)
+
+    @staticmethod
+    def read(children):
+        with open("/proc/stat") as file:
+            ticks = list(map(int, file.readline().split()[1:9]))
+        own = 0
+        for pid in ("self", *children):
+            with open(f"/proc/{pid}/stat") as file:
+                own += sum(map(int, file.read().rsplit(")", 1)[1].split()[11:13]))
+        idle = ticks[3] + ticks[4]
+        return sum(ticks) - idle - own, time.monotonic() * os.sysconf("SC_CLK_TCK")
+
+    def cores(self):
+        busy, now = self.read(self.children)
+        return max(0.0, (busy - self.start[0]) / max(now - self.start[1], 1.0))
+
+
+class Bench:
+    """The bench, waiting to be asked for repetitions of one case."""
+
+    def __init__(self, name, threads):
+        settings = {"CASE": f"^{re.escape(name)}$", "THREADS": str(threads), "BENCH_ASKED": "1"}
+        pipe = subprocess.PIPE
+        self.process = subprocess.Popen([BENCH], env={**os.environ, **settings}, stdin=pipe, stdout=pipe,
+                                        stderr=subprocess.DEVNULL, text=True)
+        while (line := self.process.stdout.readline()) != "ready\n":
+            if not line:
+                raise SystemExit(f"compare: the bench has no case '{name}'")
+
+    def repetition(self):
+        self.process.stdin.write("\n")
+        self.process.stdin.flush()
+        return json.loads(self.process.stdout.readline())["value"]
+
+    def close(self):
+        self.process.stdin.close()
+        self.process.stdout.read()
+        self.process.wait()
+
+
+def row(name, peer, way, unit, pairs, others):
+    """A row of pairs of rates (ours, theirs)."""
+    ratios = sorted(a / b for a, b in pairs)
+    quartile = lambda q: ratios[round(q * (len(ratios) - 1))]
+    ours, theirs = (statistics.median(side) for side in zip(*pairs))
+    return {"name": name, "peer": peer, "way": way, "unit": unit, "ours": ours, "theirs": theirs,
+            "ratio": statistics.median(ratios), "low": quartile(0.25), "high": quartile(0.75), "pairs": len(pairs),
+            "others": round(others, 2)}
+
+
+def compare_case(name, threads, pairs):
+    case = torch_cpu.CASES[name]()
+    chosen = {peer: torch_cpu.fastest(ways) for peer, ways in case.peers.items() if ways}
+    chosen = {peer: found for peer, found in chosen.items() if found}
+    bench = Bench(name, threads)
+    others, rates = Others(bench.process.pid), {peer: [] for peer in chosen}
+    for _ in range(pairs):
+        time.sleep(PAUSE)
+        ours = bench.repetition()
+        for peer, (_, run, times) in chosen.items():
+            time.sleep(PAUSE)
+            rates[peer].append((ours, torch_cpu.figure(case, run, times)))
+    busy = others.cores()
+    bench.close()
+    for peer, (way, _, _) in chosen.items():
+        yield row(f"{name} t{threads}", peer, way, case.unit, rates[peer], busy)
+
+
+# ---- training steps ----
+
+STEPS = {
+    "step 6 layers C384 T256 B8 V65": dict(layers=6, width=384, heads=6, vocabulary=65, context=256, batch=8),
+    "step GPT-2 124M T256 B4 V50257": dict(layers=12, width=768, heads=12, vocabulary=50257, context=256, batch=4),
+}
+WAYS = {"bf16": [[], ["--compile"]], "f32": [[], ["--onednn"], ["--onednn", "--compile"]]}
+
+
+def output_of(command):
+    """What a program prints, and the most memory that it held."""
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
+    text = process.stdout.read()
+    _, status, usage = os.wait4(process.pid, 0)
+    if status != 0:
+        raise SystemExit(f"compare: {' '.join(command)} failed")
+    return text, usage.ru_maxrss * 1024
+
+
+def random_text(file, symbols=65, size=27_000):
+    """As many different bytes as the small model has tokens, a line break among them."""
+    alphabet = "\n" + "".join(map(chr, range(48, 48 + symbols - 1)))
+    generator = random.Random(1)
+    file.write(alphabet + "".join(generator.choices(alphabet, k=size)))
+    file.flush()
+
+
+def compare_step(name, shape, dtype, threads, rounds):
+    flags = lambda names: [part for key, value in shape.items() for part in (f"--{names.get(key, key)}", str(value))]
+    common = ["--dtype", dtype, "--threads", str(threads)]
+    count = 10 if shape["vocabulary"] > 1000 else 30
+    with tempfile.NamedTemporaryFile("w") as text:
+        random_text(text)
+        ours = [TRAIN, "--device", "cpu", "--steps", str(count), "--eval-every", "1000000", "--sample", "0",
+                *flags({"batch": "micro-batch"}), *common, text.name]
+        theirs = [sys.executable, ROOT + "/bench/peers/torch_step.py", "--steps", str(count), *flags({}), *common]
+        trials = {tuple(way): [] for way in WAYS[dtype]}
+        memory, others, pairs = {}, Others(), []
+
+        def run_peer(way):
+            found = json.loads(output_of([*theirs, *way])[0])
+            memory["theirs"] = found["peak_rss"]
+            return found["value"]
+
+        for way in trials:
+            trials[way] = run_peer(way)
+        best = max(trials, key=trials.get)
+        for _ in range(rounds):
+            printed, memory["ours"] = output_of(ours)
+            rate = float(re.search(r"tokens_per_s=(\S+)", printed).group(1))
+            pairs.append((rate, run_peer(best)))
+    label = " ".join(part.strip("-") for part in best) or "eager"
+    found = row(f"{name} {dtype} t{threads}", "torch", label, "tokens/s", pairs, 0.0)
+    del found["others"]  # the runs are processes of their own
+    found["ways"] = {" ".join(part.strip("-") for part in way) or "eager": value for way, value in trials.items()}
+    found["rss_ours"], found["rss_theirs"] = memory["ours"], memory["theirs"]
+    found["load"] = round(os.getloadavg()[0], 2)
+    return found
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--json", required=True, help="write JSON lines to this file")
+    parser.add_argument("--case", default="", help="only cases whose names match this regular expression")
+    parser.add_argument("--threads", default="1,2", help="numbers of threads")
+    parser.add_argument("--pairs", type=int, default=9, help="repetitions of each side")
+    parser.add_argument("--rounds", type=int, default=3, help="runs of each training step")
+    parser.add_argument("--no-steps", action="store_true", help="leave out the training steps")
+    options = parser.parse_args()
+    chosen = re.compile(options.case)
+    commit = subprocess.run(["git", "rev-parse", "--short=10", "HEAD"], cwd=ROOT, capture_output=True, text=True).stdout
+    with open(options.json, "a") as file:
+
+        def write(line):
+            file.write(json.dumps(line) + "\n")
+            file.flush()
+
+        def show(found):
+            write(found)
+            others = f"others {found['others']}" if "others" in found else f"load {found['load']}"
+            print(f"{found['name']:<58} {found['peer']:<10} {found['ours']:>9.1f} {found['theirs']:>9.1f} {found['ratio']:>6.2f} "
+                  f"[{found['low']:.2f} {found['high']:.2f}]  {found['unit']}, {found['way']}, {others}", flush=True)
+
+        write({"peers": f"torch {torch.__version__}", "commit": commit.strip(), "load": os.getloadavg()[0],
+               "date": datetime.date.today().isoformat()})
+        for threads in map(int, options.threads.split(",")):
+            torch_cpu.use_threads(threads)
+            names = [name for name in torch_cpu.CASES if chosen.search(f"{name} t{threads}")]
+            for i, name in enumerate(names):
+                print(f"\r{i + 1}/{len(names)} {name}\033[K", end="\r", file=sys.stderr)
+                for found in compare_case(name, threads, options.pairs):
+                    show(found)
+        if not options.no_steps:
+            for name, shape in STEPS.items():
+                for dtype in ["bf16", "f32"]:
+                    for threads in map(int, options.threads.split(",")):
+                        if chosen.search(f"{name} {dtype} t{threads}"):
+                            show(compare_step(name, shape, dtype, threads, options.rounds))
+
+
+if __name__ == "__main__":
+    main()
