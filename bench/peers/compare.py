@@ -37,26 +37,43 @@ TARGETS = {"^gemm (f32|bf16)": 0.9}
 PAUSE = 0.01  # seconds in which the other side's threads stop spinning
 
 
-class Others:
-    """How many cores other processes use."""
+class Turn:
+    """While a side runs: with --realtime no other process of the machine runs on its cores (root only). Counts how many cores
+    the others used all the same."""
+
+    realtime = False
 
     def __init__(self, *children):
-        self.children, self.start = children, self.read(children)
+        self.processes, self.busy, self.wall = ("self", *children), 0, 0.0
 
-    @staticmethod
-    def read(children):
+    def __enter__(self):
+        self.schedule(os.SCHED_RR, 1)
+        self.start = self.others(), time.monotonic()
+        return self
+
+    def __exit__(self, *_):
+        self.busy += max(0, self.others() - self.start[0])
+        self.wall += time.monotonic() - self.start[1]
+        self.schedule(os.SCHED_OTHER, 0)
+
+    def schedule(self, policy, priority):
+        if self.realtime:
+            for process in self.processes:
+                for thread in os.listdir(f"/proc/{process}/task"):
+                    os.sched_setscheduler(int(thread), policy, os.sched_param(priority))
+
+    def others(self):
+        """Ticks that other processes have used."""
         with open("/proc/stat") as file:
             ticks = list(map(int, file.readline().split()[1:9]))
         own = 0
-        for pid in ("self", *children):
-            with open(f"/proc/{pid}/stat") as file:
+        for process in self.processes:
+            with open(f"/proc/{process}/stat") as file:
                 own += sum(map(int, file.read().rsplit(")", 1)[1].split()[11:13]))
-        idle = ticks[3] + ticks[4]
-        return sum(ticks) - idle - own, time.monotonic() * os.sysconf("SC_CLK_TCK")
+        return sum(ticks) - ticks[3] - ticks[4] - own
 
     def cores(self):
-        busy, now = self.read(self.children)
-        return max(0.0, (busy - self.start[0]) / max(now - self.start[1], 1.0))
+        return self.busy / os.sysconf("SC_CLK_TCK") / max(self.wall, 1e-3)
 
 
 class Bench:
@@ -95,18 +112,20 @@ def row(name, peer, way, unit, pairs, others):
 
 def compare_case(name, threads, pairs):
     case = torch_cpu.CASES[name]()
-    chosen = {peer: torch_cpu.fastest(ways) for peer, ways in case.peers.items() if ways}
+    chosen = {peer: torch_cpu.fastest(ways, Turn) for peer, ways in case.peers.items() if ways}
     chosen = {peer: found for peer, found in chosen.items() if found}
     bench = Bench(name, threads)
-    others, rates = Others(bench.process.pid), {peer: [] for peer in chosen}
+    turn, rates = Turn(bench.process.pid), {peer: [] for peer in chosen}
     for _ in range(pairs):
         time.sleep(PAUSE)
-        ours = bench.repetition()
+        with turn:
+            ours = bench.repetition()
         for peer, (_, run, times) in chosen.items():
             time.sleep(PAUSE)
-            rates[peer].append((ours, torch_cpu.figure(case, run, times)))
-    busy = others.cores()
+            with turn:
+                rates[peer].append((ours, torch_cpu.figure(case, run, times)))
     bench.close()
+    busy = turn.cores()
     for peer, (way, _, _) in chosen.items():
         yield row(f"{name} t{threads}", peer, way, case.unit, rates[peer], busy)
 
@@ -122,7 +141,8 @@ WAYS = {"bf16": [[], ["--compile"]], "f32": [[], ["--onednn"], ["--onednn", "--c
 
 def output_of(command):
     """What a program prints, and the most memory that it held."""
-    process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
+    first = ["chrt", "--rr", "1"] if Turn.realtime else []
+    process = subprocess.Popen([*first, *command], stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True)
     text = process.stdout.read()
     _, status, usage = os.wait4(process.pid, 0)
     if status != 0:
@@ -138,17 +158,18 @@ def random_text(file, symbols=65, size=27_000):
     file.flush()
 
 
-def compare_step(name, shape, dtype, threads, rounds):
+def compare_step(name, shape, dtype, threads, options):
     flags = lambda names: [part for key, value in shape.items() for part in (f"--{names.get(key, key)}", str(value))]
     common = ["--dtype", dtype, "--threads", str(threads)]
-    count = 10 if shape["vocabulary"] > 1000 else 30
+    count = options.step_count or (10 if shape["vocabulary"] > 1000 else 30)
+    ways = [way for way in WAYS[dtype] if options.compile or "--compile" not in way]
     with tempfile.NamedTemporaryFile("w") as text:
         random_text(text)
         ours = [TRAIN, "--device", "cpu", "--steps", str(count), "--eval-every", "1000000", "--sample", "0",
                 *flags({"batch": "micro-batch"}), *common, text.name]
         theirs = [sys.executable, ROOT + "/bench/peers/torch_step.py", "--steps", str(count), *flags({}), *common]
-        trials = {tuple(way): [] for way in WAYS[dtype]}
-        memory, others, pairs = {}, Others(), []
+        trials = {tuple(way): 0.0 for way in ways}
+        memory, pairs = {}, []
 
         def run_peer(way):
             found = json.loads(output_of([*theirs, *way])[0])
@@ -158,7 +179,7 @@ def compare_step(name, shape, dtype, threads, rounds):
         for way in trials:
             trials[way] = run_peer(way)
         best = max(trials, key=trials.get)
-        for _ in range(rounds):
+        for _ in range(options.rounds):
             printed, memory["ours"] = output_of(ours)
             rate = float(re.search(r"tokens_per_s=(\S+)", printed).group(1))
             pairs.append((rate, run_peer(best)))
@@ -178,8 +199,12 @@ def main():
     parser.add_argument("--threads", default="1,2", help="numbers of threads")
     parser.add_argument("--pairs", type=int, default=9, help="repetitions of each side")
     parser.add_argument("--rounds", type=int, default=3, help="runs of each training step")
+    parser.add_argument("--step-count", type=int, default=0, help="steps of a run; 0 = 30 of the small model, 10 of GPT-2")
+    parser.add_argument("--no-compile", dest="compile", action="store_false", help="training steps in eager mode only")
     parser.add_argument("--no-steps", action="store_true", help="leave out the training steps")
+    parser.add_argument("--realtime", action="store_true", help="keep other processes off the cores meanwhile (root only)")
     options = parser.parse_args()
+    Turn.realtime = options.realtime
     chosen = re.compile(options.case)
     commit = subprocess.run(["git", "rev-parse", "--short=10", "HEAD"], cwd=ROOT, capture_output=True, text=True).stdout
     with open(options.json, "a") as file:
@@ -194,7 +219,7 @@ def main():
             print(f"{found['name']:<58} {found['peer']:<10} {found['ours']:>9.1f} {found['theirs']:>9.1f} {found['ratio']:>6.2f} "
                   f"[{found['low']:.2f} {found['high']:.2f}]  {found['unit']}, {found['way']}, {others}", flush=True)
 
-        write({"peers": f"torch {torch.__version__}", "commit": commit.strip(), "load": os.getloadavg()[0],
+        write({"peers": f"torch {torch.__version__}", "commit": commit.strip(), "load": os.getloadavg()[0], "realtime": options.realtime,
                "date": datetime.date.today().isoformat()})
         for threads in map(int, options.threads.split(",")):
             torch_cpu.use_threads(threads)
@@ -208,7 +233,7 @@ def main():
                 for dtype in ["bf16", "f32"]:
                     for threads in map(int, options.threads.split(",")):
                         if chosen.search(f"{name} {dtype} t{threads}"):
-                            show(compare_step(name, shape, dtype, threads, options.rounds))
+                            show(compare_step(name, shape, dtype, threads, options))
 
 
 if __name__ == "__main__":

@@ -31,6 +31,7 @@ if __name__ == "__main__":
     with_allocator()
 
 import argparse
+import contextlib
 import json
 import math
 import re
@@ -470,14 +471,16 @@ def seconds(run, times):
     return (time.perf_counter() - start) / times
 
 
-def fastest(ways):
-    """The label and the function of the fastest way, of those that work, and how many runs fill a repetition."""
+def fastest(ways, turn=contextlib.nullcontext):
+    """The label and the function of the fastest way, of those that work, and how many runs fill a repetition; timed inside
+    a turn."""
     best = None
     for label, make in ways:
         try:
             run = make()
             seconds(run, 2)
-            once = min(seconds(run, 1) for _ in range(3))
+            with turn():
+                once = min(seconds(run, 1) for _ in range(3))
         except (RuntimeError, AttributeError, NotImplementedError) as error:
             print(f"{label}: {str(error).splitlines()[0]}", file=sys.stderr)
             continue
