@@ -42,13 +42,14 @@ C_TESTS  := $(patsubst tests/c/%.c,target/ctests/%,$(wildcard tests/c/*.c)) \
 # Those that run a second time, on the emulated CUDA device.
 EMULATED_TESTS := $(addprefix target/ctests/,cuda cuda-as-cpp runtime raii trace training_graph)
 
-.PHONY: help build toolchain stage examples demo emulator gpu-bundle resources test lint test-rust test-c test-package test-training test-sanitize bench bench-report install clean FORCE
+.PHONY: help build toolchain stage examples demo emulator gpu-bundle resources test lint test-rust test-c test-package test-training test-sanitize bench bench-peers bench-report install clean FORCE
 
 help:
 	@echo 'make demo [DATA=file]         build, install into target/stage, train a small GPT on the CPU'
 	@echo 'make test                     everything that must hold (needs also valgrind and a C++ compiler)'
 	@echo 'make examples                 build every example into target/examples/'
 	@echo 'make bench [CASE=regex]       time every operation beside its ceiling; BENCH_JSON=file writes JSON lines'
+	@echo 'make bench-peers              torch and DeepSpeed on the same cases and training steps, in turn (installs 6 GB into target/)'
 	@echo 'make bench-report             tables of bench/README.md and pictures from bench/results/'
 	@echo 'make install [PREFIX=dir]     shared and static library, headers, pkg-config and CMake packages'
 	@echo 'make gpu-bundle               target/gpu-bundle: conformance, benches and demo for a machine with a GPU'
@@ -166,6 +167,12 @@ test-sanitize: stage emulator
 
 bench: toolchain
 	$(CARGO) run --release --locked -p scalert-bench --bin scalert-bench
+
+PEERS_JSON ?= target/peers.jsonl
+bench-peers: target/examples/train_gpt
+	bench/peers/setup.sh
+	$(CARGO) build --release --locked -p scalert-bench
+	target/peers/bin/python bench/peers/compare.py --json $(PEERS_JSON) --case '$(CASE)'
 
 bench-report:
 	$(CARGO) run --release --locked -p scalert-bench --bin scalert-bench-report

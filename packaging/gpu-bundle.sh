@@ -32,7 +32,7 @@ for test in target/ctests/*; do
 done
 strip "$bundle"/bin/* "$bundle"/ctests/* "$bundle"/lib/libscaleRT.so.*.*
 cp packaging/gpu-bundle-run.sh "$bundle/run.sh"
-cp bench/peers/*.py "$bundle/" 2>/dev/null || true
+cp bench/peers/torch_gpu.py "$bundle/"
 find README.md ARCHITECTURE.md kernels runtime ffi include examples -name target -prune -o -type f \
     \( -name '*.rs' -o -name '*.[ch]' -o -name '*.hpp' -o -name '*.md' \) -print | LC_ALL=C sort | xargs cat >"$bundle/text"
 {

@@ -53,6 +53,11 @@ for event in '"step"' '"forward"' '"backward"' '"optimizer"' '"gemm"' '"bytes in
 done
 echo 'training: the same bits while a trace records'
 
+tr -cd 'a-z \n' <"$work/text" >"$work/letters" # 28 different bytes
+"$train" "${small[@]}" --steps 100 --vocabulary 28 "$work/letters" >"$work/letters-28" 2>&1 ||
+    { cat "$work/letters-28"; fail 'a vocabulary of the bytes that occur failed'; }
+awk -v a="$(loss letters-28)" 'BEGIN { exit !(a < 3.2) }' || fail "28 symbols end at $(loss letters-28), no better than chance"
+
 run overflow --dtype f16 --force-overflow 5
 grep -qi 'skipped.*micro' "$work/overflow" || { cat "$work/overflow"; fail 'the forced overflow was not reported'; }
 near overflow gpt2-f32
@@ -87,4 +92,5 @@ refuse 2 'no-such-file' "$work/no-such-file"
 refuse 2 'no-such-option' --no-such-option "$work/text"
 head -c 50 "$work/text" >"$work/tiny"
 refuse 2 'data' "$work/tiny"
+refuse 2 'vocabulary' --vocabulary 20 "$work/text"
 echo 'training: refusals are clear'

@@ -1,8 +1,11 @@
 //! What is timed. Names are `operation dtype shape`; work is counted as the operation must do it, once.
 
+mod calls;
+mod layers;
+
 use crate::buffer::Buffer;
 use crate::ceiling::{Ceiling, Traffic};
-use crate::measure::Case;
+use crate::measure::{Case, Unit};
 use crate::step;
 use scalert_runtime::device::DeviceKind;
 use scalert_runtime::ops::Op;
@@ -20,8 +23,9 @@ use scalert_runtime::ops::linear_cross_entropy::LinearCrossEntropy;
 use scalert_runtime::ops::lion::Lion;
 use scalert_runtime::ops::rms_norm::{RmsNormBackward, RmsNormForward};
 use scalert_runtime::ops::sgd::Sgd;
+use scalert_runtime::ops::step_control::{Control, Restart, StepControl};
 use scalert_runtime::ops::swiglu::{SwigluBackward, SwigluForward};
-use scalert_runtime::{DType, SimdLevel, Stream};
+use scalert_runtime::{DType, Stream};
 use std::sync::Arc;
 
 use DType::{BF16, F16, F32, I32, I64};
@@ -66,10 +70,10 @@ pub(crate) fn memory(
         let _keep = &buffers;
         ops.iter().for_each(|op| op(&stream));
     });
-    Case { name, unit: "GB/s", work, ceiling: Ceiling::Traffic(traffic), run }
+    Case { name, unit: Unit::Bytes, work, bytes: work, ceiling: Some(Ceiling::Traffic(traffic)), run }
 }
 
-/// A case bounded by arithmetic: its figure is `flops` over time.
+/// A case bounded by arithmetic: its figure is `flops` over time; each buffer crosses the memory bus once.
 fn arithmetic(
     stream: &Arc<Stream>,
     name: String,
@@ -77,12 +81,12 @@ fn arithmetic(
     buffers: Vec<Buffer>,
     ops: Vec<Call>,
 ) -> Case {
-    let stream = Arc::clone(stream);
+    let (stream, bytes) = (Arc::clone(stream), buffers.iter().map(Buffer::bytes).sum::<usize>() as f64);
     let run = Box::new(move || {
         let _keep = &buffers;
         ops.iter().for_each(|op| op(&stream));
     });
-    Case { name, unit: "GFLOP/s", work: flops, ceiling, run }
+    Case { name, unit: Unit::Operations, work: flops, bytes, ceiling: Some(ceiling), run }
 }
 
 fn call<O: Op + 'static>(op: O) -> Call {
@@ -94,17 +98,21 @@ fn reads_writes(reads: &[&Buffer], writes: &[&Buffer]) -> Traffic {
     Traffic { update: Vec::new(), read: bytes(reads), write: bytes(writes) }
 }
 
-/// Every case at sizes that outgrow the device's caches, with the ceilings of an instruction set on the CPU.
-pub(crate) fn all(sizes: &Sizes, simd: SimdLevel) -> Cases {
+/// Every case, at sizes that outgrow the device's caches.
+pub(crate) fn all(sizes: &Sizes) -> Cases {
     let mut cases = Vec::new();
     optimizers(&mut cases, sizes);
     step::steps(&mut cases, sizes.optimizer.0);
     streams(&mut cases, sizes.stream);
     norms(&mut cases, sizes);
     activations(&mut cases, sizes.activation);
-    losses(&mut cases, sizes, simd);
-    gemms(&mut cases, sizes, simd);
-    attentions(&mut cases, sizes, simd);
+    layers::add_all(&mut cases, sizes);
+    losses(&mut cases, sizes);
+    gemms(&mut cases, sizes);
+    attentions(&mut cases, sizes);
+    if sizes.calls {
+        calls::add_all(&mut cases);
+    }
     cases
 }
 
@@ -131,6 +139,8 @@ pub(crate) struct Sizes {
     attention: &'static [(Heads, DType)],
     /// Whose kernels, where there is a choice.
     implementation: &'static [Implementation],
+    /// Whether calls that compute nothing are timed; they say nothing about a device.
+    calls: bool,
 }
 
 impl Sizes {
@@ -148,8 +158,14 @@ impl Sizes {
             (3072, 1024, 768, true, false),
             (1024, 768, 50304, false, true),
         ],
-        attention: &[((4, 1024, 12, 64), BF16), ((8, 256, 6, 64), BF16), ((8, 256, 6, 64), F32)],
+        attention: &[
+            ((4, 1024, 12, 64), BF16),
+            ((4, 1024, 12, 64), F16),
+            ((8, 256, 6, 64), BF16),
+            ((8, 256, 6, 64), F32),
+        ],
         implementation: &[Implementation::Auto],
+        calls: true,
     };
 
     pub(crate) const CUDA: Sizes = Sizes {
@@ -168,6 +184,7 @@ impl Sizes {
         ],
         attention: &[((4, 4096, 16, 128), BF16), ((1, 16384, 16, 128), BF16), ((8, 1024, 12, 64), BF16)],
         implementation: &[Implementation::Auto, Implementation::Own],
+        calls: false,
     };
 }
 
@@ -278,6 +295,23 @@ fn streams(cases: &mut Cases, millions: usize) {
             memory(stream, name, reads_writes(&[&x], &[]), vec![x, sum], vec![call(op)])
         });
     }
+    add(cases, format!("norm, overflow check, clip factor f32 {millions}M"), move |stream, name| {
+        let x = Buffer::filled(stream, F32, &[n], 1e-3);
+        let [sum, overflow, control] = [68, 1, Control::WORDS].map(|words| Buffer::zeros(stream, I64, &[words]));
+        let decide = StepControl {
+            square_sum: sum.view(),
+            overflow: overflow.view(),
+            loss_scale_state: None,
+            minimum_loss_scale: 1.0,
+            loss_scale: 65536.0,
+            gradient_scale: 1.0,
+            max_norm: 1.0,
+            restart: Restart::default(),
+            control: control.view(),
+        };
+        let ops = vec![call(ExactSum { x: x.view(), square: true, accumulator: sum.view() }), call(decide)];
+        memory(stream, name, reads_writes(&[&x], &[]), vec![x, sum, overflow, control], ops)
+    });
     add(cases, format!("add bf16 {millions}M"), move |stream, name| {
         let (a, b, y) = (
             Buffer::filled(stream, BF16, &[n], 1.0),
@@ -398,7 +432,7 @@ fn activations(cases: &mut Cases, shape: [usize; 2]) {
     });
 }
 
-fn losses(cases: &mut Cases, sizes: &Sizes, simd: SimdLevel) {
+fn losses(cases: &mut Cases, sizes: &Sizes) {
     let ((rows, fused_rows), vocabulary, width) = (sizes.loss, 50257, 768);
     add(cases, format!("cross-entropy forward+backward bf16 {rows}x{vocabulary}"), move |stream, name| {
         let logits = Buffer::filled(stream, BF16, &[rows, vocabulary], 2.0);
@@ -436,12 +470,12 @@ fn losses(cases: &mut Cases, sizes: &Sizes, simd: SimdLevel) {
             accumulate_dweight: false,
         };
         let flops = 6.0 * (rows * width * vocabulary) as f64;
-        let bound = (flops, Ceiling::Bf16Dot(simd));
+        let bound = (flops, Ceiling::Bf16Dot);
         arithmetic(stream, name, bound, vec![x, weight, targets, losses, dx, dweight], vec![call(op)])
     });
 }
 
-fn gemms(cases: &mut Cases, sizes: &Sizes, simd: SimdLevel) {
+fn gemms(cases: &mut Cases, sizes: &Sizes) {
     let dtypes = [F32, BF16, F16].into_iter().flat_map(|d| sizes.implementation.iter().map(move |i| (d, *i)));
     for (dtype, implementation) in dtypes {
         for &(m, k, n, transpose_a, transpose_b) in sizes.gemm {
@@ -469,9 +503,9 @@ fn gemms(cases: &mut Cases, sizes: &Sizes, simd: SimdLevel) {
                     implementation,
                 };
                 let ceiling = if dtype == BF16 || (dtype == F16 && stream.runtime().device() == DeviceKind::Cuda) {
-                    Ceiling::Bf16Dot(simd)
+                    Ceiling::Bf16Dot
                 } else {
-                    Ceiling::Fma(simd)
+                    Ceiling::Fma
                 };
                 arithmetic(stream, name, (2.0 * (m * k * n) as f64, ceiling), vec![a, b, c], vec![call(op)])
             });
@@ -479,7 +513,7 @@ fn gemms(cases: &mut Cases, sizes: &Sizes, simd: SimdLevel) {
     }
 }
 
-fn attentions(cases: &mut Cases, sizes: &Sizes, simd: SimdLevel) {
+fn attentions(cases: &mut Cases, sizes: &Sizes) {
     for &((batch, time, heads, width), dtype) in sizes.attention {
         for backward in [false, true] {
             let what = if backward { "forward+backward" } else { "forward" };
@@ -517,7 +551,7 @@ fn attentions(cases: &mut Cases, sizes: &Sizes, simd: SimdLevel) {
                         dv: dv.view(),
                     }));
                 }
-                let ceiling = if dtype == BF16 { Ceiling::Bf16Dot(simd) } else { Ceiling::Fma(simd) };
+                let ceiling = if dtype == BF16 { Ceiling::Bf16Dot } else { Ceiling::Fma };
                 arithmetic(stream, name, (flops, ceiling), vec![q, k, v, dout, out, dq, dk, dv, log_sum_exp], ops)
             });
         }

@@ -10,9 +10,9 @@ pub(crate) enum Ceiling {
     /// The bandwidth of a plain loop that reads and writes streams of these many bytes in one pass.
     Traffic(Traffic),
     /// f32 fused multiply-adds in registers, in operations per second (two per element).
-    Fma(Level),
-    /// bf16 dot products in registers; [`Ceiling::Fma`] where the CPU has none.
-    Bf16Dot(Level),
+    Fma,
+    /// bf16 dot products in registers; [`Ceiling::Fma`] where the instruction set has none.
+    Bf16Dot,
 }
 
 /// Streams of memory, in bytes.
@@ -36,6 +36,7 @@ impl Traffic {
 /// A ceiling ready to run: one call of `run` does `work()` operations or bytes.
 pub(crate) struct Probe {
     ceiling: Ceiling,
+    level: Level,
     threads: usize,
     buffers: Vec<Vec<u64>>,
     /// Passes over the buffers in one run, so that starting threads does not count.
@@ -46,8 +47,8 @@ const FMA_ROUNDS: usize = 4_000_000;
 const LEAST_TRAFFIC: usize = 256 << 20;
 
 impl Probe {
-    /// Prepares a ceiling for a number of threads.
-    pub(crate) fn new(ceiling: Ceiling, threads: usize) -> Probe {
+    /// Prepares a ceiling for an instruction set and a number of threads.
+    pub(crate) fn new(ceiling: Ceiling, level: Level, threads: usize) -> Probe {
         let buffers = match &ceiling {
             Ceiling::Traffic(t) => {
                 t.update.iter().chain(&t.read).chain(&t.write).map(|b| vec![1u64; b.div_ceil(8)]).collect()
@@ -58,25 +59,25 @@ impl Probe {
             Ceiling::Traffic(t) => LEAST_TRAFFIC.div_ceil(t.bytes().max(1)),
             _ => 1,
         };
-        Probe { ceiling, threads, buffers, passes }
+        Probe { ceiling, level, threads, buffers, passes }
     }
 
     /// Operations or bytes of one run.
     pub(crate) fn work(&self) -> f64 {
         match &self.ceiling {
             Ceiling::Traffic(t) => (t.bytes() * self.passes) as f64,
-            Ceiling::Fma(level) => self.threads as f64 * fma_flops(*level),
-            Ceiling::Bf16Dot(Level::Avx512Bf16) => self.threads as f64 * fma_flops(Level::Avx512) * 2.0,
-            Ceiling::Bf16Dot(level) => self.threads as f64 * fma_flops(*level),
+            Ceiling::Bf16Dot if self.level == Level::Avx512Bf16 => self.threads as f64 * fma_flops(self.level) * 2.0,
+            Ceiling::Fma | Ceiling::Bf16Dot => self.threads as f64 * fma_flops(self.level),
         }
     }
 
     /// Runs once on all threads.
     pub(crate) fn run(&mut self) {
+        let level = self.level;
         match self.ceiling.clone() {
             Ceiling::Traffic(traffic) => self.traffic(&traffic),
-            Ceiling::Fma(level) => self.on_threads(|| fma(level)),
-            Ceiling::Bf16Dot(level) => self.on_threads(|| bf16_dot(level)),
+            Ceiling::Fma => self.on_threads(|| fma(level)),
+            Ceiling::Bf16Dot => self.on_threads(|| bf16_dot(level)),
         }
     }
 
@@ -90,7 +91,7 @@ impl Probe {
     }
 
     fn traffic(&mut self, traffic: &Traffic) {
-        let (threads, passes) = (self.threads, self.passes);
+        let (level, threads, passes) = (self.level, self.threads, self.passes);
         let (updates, reads) = (traffic.update.len(), traffic.read.len());
         // Each thread takes the same share of every stream.
         let mut shares: Vec<Vec<&mut [u64]>> = (0..threads).map(|_| Vec::new()).collect();
@@ -105,15 +106,15 @@ impl Probe {
             let mut shares = shares.into_iter();
             let mine = shares.next().unwrap_or_default();
             for share in shares {
-                scope.spawn(move || stream(share, updates, reads, passes));
+                scope.spawn(move || stream(level, share, updates, reads, passes));
             }
-            stream(mine, updates, reads, passes);
+            stream(level, mine, updates, reads, passes);
         });
     }
 }
 
 /// Passes over a thread's share: the streams advance together, a few cache lines of the longest at a time.
-fn stream(mut share: Vec<&mut [u64]>, updates: usize, reads: usize, passes: usize) {
+fn stream(level: Level, mut share: Vec<&mut [u64]>, updates: usize, reads: usize, passes: usize) {
     #[cfg(target_arch = "x86_64")]
     {
         #[target_feature(enable = "avx2")]
@@ -124,13 +125,13 @@ fn stream(mut share: Vec<&mut [u64]>, updates: usize, reads: usize, passes: usiz
         fn avx512(share: &mut [&mut [u64]], updates: usize, reads: usize, passes: usize) {
             (0..passes).for_each(|_| stream_once(share, updates, reads));
         }
-        if Level::Avx512.is_available() {
-            // SAFETY: the level was just detected.
-            return unsafe { avx512(&mut share, updates, reads, passes) };
-        }
-        if Level::Avx2.is_available() {
-            // SAFETY: the level was just detected.
-            return unsafe { avx2(&mut share, updates, reads, passes) };
+        // SAFETY: the benchmark asks only for levels that the CPU has.
+        unsafe {
+            match level {
+                Level::Avx512 | Level::Avx512Bf16 => return avx512(&mut share, updates, reads, passes),
+                Level::Avx2 => return avx2(&mut share, updates, reads, passes),
+                Level::Portable => {}
+            }
         }
     }
     (0..passes).for_each(|_| stream_once(&mut share, updates, reads));

@@ -2,7 +2,8 @@
 //!
 //! `DEVICE=cuda:0` takes a CUDA device.
 //! `CASE=regex` runs the cases whose names match; `THREADS=1,2` sets the thread counts; `SIMD=avx2` sets the instruction
-//! set (portable, avx2, avx512, avx512bf16); `BENCH_JSON=file` appends one JSON object per row.
+//! set (portable, avx2, avx512, avx512bf16); `BENCH_JSON=file` appends one JSON object per row. With `BENCH_ASKED=1` each
+//! repetition waits for a line on standard input, so that another program can measure in between.
 
 mod buffer;
 mod cases;
@@ -13,6 +14,7 @@ mod step;
 
 use cases::Sizes;
 use indicatif::{ProgressBar, ProgressStyle};
+use measure::{Pace, Row};
 use regex::Regex;
 use scalert_runtime::device::{self, DeviceKind};
 use scalert_runtime::{Runtime, RuntimeDesc, SimdLevel, Stream};
@@ -40,6 +42,7 @@ fn run() -> Result<(), String> {
         DeviceKind::Cuda => vec![1],
     };
     let simd = parse_simd(env::var("SIMD").ok().as_deref())?;
+    let pace = if env::var_os("BENCH_ASKED").is_some() { Pace::Asked } else { Pace::Own };
     let mut json = match env::var("BENCH_JSON") {
         Ok(path) => Some(
             OpenOptions::new().create(true).append(true).open(&path).map_err(|e| format!("BENCH_JSON {path}: {e}"))?,
@@ -47,7 +50,10 @@ fn run() -> Result<(), String> {
         Err(_) => None,
     };
 
-    let name = device::describe(kind, ordinal).map_err(|e| e.message)?.name;
+    let name = match kind {
+        DeviceKind::Cpu => format!("CPU ({})", simd.name()),
+        DeviceKind::Cuda => device::describe(kind, ordinal).map_err(|e| e.message)?.name,
+    };
     match kind {
         DeviceKind::Cpu => println!("{name}, {} threads; figure, ceiling measured beside it, fraction", join(&threads)),
         DeviceKind::Cuda => println!("{name}; figure, ceiling measured beside it, fraction"),
@@ -55,12 +61,12 @@ fn run() -> Result<(), String> {
     if let Some(file) = &mut json {
         writeln!(file, "{}", header(&name)).map_err(|e| format!("BENCH_JSON: {e}"))?;
     }
-    println!("{:<52} {:>9} {:>9} {:>6}", "case", "figure", "ceiling", "");
+    println!("{:<58} {:>9} {:>9} {:>6}", "case", "figure", "ceiling", "");
     for &threads in &threads {
         let desc = RuntimeDesc { device: kind, ordinal, threads, simd: Some(simd), ..RuntimeDesc::default() };
         let runtime = Runtime::new(&desc).map_err(|e| e.message)?;
         let stream = Arc::new(Stream::new(&runtime).map_err(|e| e.message)?);
-        let makers: Vec<_> = cases::all(if kind == DeviceKind::Cpu { &Sizes::CPU } else { &Sizes::CUDA }, simd)
+        let makers: Vec<_> = cases::all(if kind == DeviceKind::Cpu { &Sizes::CPU } else { &Sizes::CUDA })
             .into_iter()
             .filter(|c| filter.is_match(&c.name))
             .collect();
@@ -73,26 +79,37 @@ fn run() -> Result<(), String> {
         for maker in makers {
             bar.set_message(maker.name.clone());
             let mut case = maker.build(&stream);
-            let row = measure::measure(&mut case, &stream);
+            let row = measure::measure(&mut case, &stream, &pace);
             drop(case);
-            bar.suspend(|| {
-                println!(
-                    "{:<52} {:>9.1} {:>9.1} {:>6.2}  {}",
-                    row.name, row.value, row.ceiling, row.fraction, row.unit
-                );
-            });
             bar.inc(1);
+            let Some(row) = row else { continue };
+            bar.suspend(|| print_row(&row));
             if let Some(file) = &mut json {
-                let line = serde_json::json!({
-                    "name": row.name, "value": row.value, "unit": row.unit,
-                    "ceiling": row.ceiling, "fraction": row.fraction,
-                });
-                writeln!(file, "{line}").map_err(|e| format!("BENCH_JSON: {e}"))?;
+                writeln!(file, "{}", as_json(&row)).map_err(|e| format!("BENCH_JSON: {e}"))?;
             }
         }
         bar.finish_and_clear();
     }
     Ok(())
+}
+
+fn print_row(row: &Row) {
+    let (ceiling, fraction) = row.bound.map_or((String::new(), String::new()), |(ceiling, fraction)| {
+        (format!("{ceiling:.1}"), format!("{fraction:.2}"))
+    });
+    println!("{:<58} {:>9.1} {ceiling:>9} {fraction:>6}  {}", row.name, row.value, row.unit.name());
+}
+
+fn as_json(row: &Row) -> serde_json::Value {
+    let mut line = serde_json::json!({ "name": row.name, "value": row.value, "unit": row.unit.name() });
+    if let Some((ceiling, fraction)) = row.bound {
+        line["ceiling"] = ceiling.into();
+        line["fraction"] = fraction.into();
+    }
+    if let Some(intensity) = row.intensity {
+        line["intensity"] = intensity.into();
+    }
+    line
 }
 
 /// What the rows of a file were measured on.

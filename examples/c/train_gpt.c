@@ -86,7 +86,7 @@ static const struct option {
 } options[] = {
     {"dtype", "bf16", CHOICE, &opt.dtype, 0, 0, dtypes, "of weights and activations; master weights are f32"},
     {"arch", "gpt2", CHOICE, &opt.arch, 0, 0, archs, "layer norm, GELU, positions; or RMS norm, SwiGLU, rotary"},
-    {"vocabulary", "256", COUNT, &opt.vocabulary, 256, 1 << 24, NULL, "rows of the token table; text uses 256 of them"},
+    {"vocabulary", "256", COUNT, &opt.vocabulary, 2, 1 << 24, NULL, "rows of the token table; below 256: bytes that occur"},
     {"layers", "4", COUNT, &opt.layers, 1, 1000, NULL, "transformer blocks"},
     {"width", "192", COUNT, &opt.width, 16, 65536, NULL, "of the residual stream"},
     {"heads", "6", COUNT, &opt.heads, 1, 4096, NULL, "of queries; width / heads is a multiple of 8 from 16 to 256"},
@@ -201,8 +201,6 @@ static int parse_options(int argc, char **argv) {
 }
 
 /* ---- model and parameters --------------------------------------------------------------------------------------- */
-
-enum { BYTES_OF_TEXT = 256 }; /* the tokens that occur */
 
 typedef struct parameter {
     int64_t rows, columns; /* columns = 0: a vector */
@@ -821,6 +819,26 @@ typedef struct corpus {
     uint64_t training_bytes, validation_bytes;
 } corpus_t;
 
+/* Tokens are bytes; with a smaller vocabulary, the bytes that occur are numbered in their order. */
+static struct {
+    int32_t count, token_of[256];
+    unsigned char byte_of[256];
+} alphabet;
+
+static void make_alphabet(const unsigned char *bytes, uint64_t count) {
+    unsigned char occurs[256] = {0};
+    for (uint64_t i = 0; i < count; i++)
+        occurs[bytes[i]] = 1;
+    for (int byte = 0; byte < 256; byte++)
+        if (occurs[byte] || opt.vocabulary >= 256) {
+            alphabet.token_of[byte] = alphabet.count;
+            alphabet.byte_of[alphabet.count++] = (unsigned char)byte;
+        }
+    if (alphabet.count > opt.vocabulary)
+        usage_error("--vocabulary %" PRId64 " is smaller than the number of different bytes in the data, %" PRId32,
+                    opt.vocabulary, alphabet.count);
+}
+
 static corpus_t read_corpus(int files, char **paths) {
     corpus_t corpus = {NULL, NULL, 0, 0};
     uint64_t used = 0, capacity = 1 << 20;
@@ -843,6 +861,7 @@ static corpus_t read_corpus(int files, char **paths) {
             usage_error("cannot read %s: %s", paths[i], strerror(errno));
         fclose(file);
     }
+    make_alphabet(bytes, used);
     corpus.validation_bytes = used / 10;
     corpus.training_bytes = used - corpus.validation_bytes;
     corpus.training = bytes;
@@ -870,8 +889,8 @@ static uint64_t draw(uint64_t purpose, uint64_t counter) {
 /* Inputs are bytes, targets the bytes after them. */
 static void fill_sequence(model_t *m, int64_t row, const unsigned char *bytes) {
     for (int64_t i = 0; i < opt.context; i++) {
-        m->tokens[row * opt.context + i] = bytes[i];
-        m->targets[row * opt.context + i] = bytes[i + 1];
+        m->tokens[row * opt.context + i] = alphabet.token_of[bytes[i]];
+        m->targets[row * opt.context + i] = alphabet.token_of[bytes[i + 1]];
     }
 }
 
@@ -1104,19 +1123,19 @@ static void write_trace(const model_t *m) {
 
 static const double temperature = 0.8;
 
-/* Draws a byte from softmax(logits / temperature). */
+/* Draws a token of the text from softmax(logits / temperature). */
 static int32_t sample_token(const float *logits, uint64_t counter) {
-    double weights[BYTES_OF_TEXT], total = 0.0, point;
+    double weights[256], total = 0.0, point;
     float most = logits[0];
-    for (int i = 1; i < BYTES_OF_TEXT; i++)
+    for (int i = 1; i < alphabet.count; i++)
         most = logits[i] > most ? logits[i] : most;
-    for (int i = 0; i < BYTES_OF_TEXT; i++)
+    for (int i = 0; i < alphabet.count; i++)
         total += weights[i] = exp((double)(logits[i] - most) / temperature);
     point = total * (double)(draw(SAMPLING, counter) >> 11) / 9007199254740992.0;
-    for (int i = 0; i < BYTES_OF_TEXT; i++)
+    for (int i = 0; i < alphabet.count; i++)
         if ((point -= weights[i]) < 0.0)
             return i;
-    return BYTES_OF_TEXT - 1;
+    return alphabet.count - 1;
 }
 
 static void print_escaped(int32_t byte) {
@@ -1130,10 +1149,10 @@ static void print_escaped(int32_t byte) {
         printf("\\x%02x", (unsigned)byte);
 }
 
-/* Continues a line break byte by byte, always from the last context bytes. */
+/* Continues a line break token by token, always from the last context tokens. */
 static void sample(model_t *m) {
     int64_t length = 1;
-    m->tokens[0] = '\n';
+    m->tokens[0] = alphabet.token_of['\n'];
     printf("sample:\n  | ");
     for (int64_t i = 0; i < opt.sample; i++) {
         scalert_tensor_t normed = forward(m, 1, length, 0), last = normed, logits;
@@ -1146,7 +1165,7 @@ static void sample(model_t *m) {
         release(m, m->head, 1);
         CHECK(scalert_stream_wait(m->stream));
         token = sample_token(m->logits, (uint64_t)i);
-        print_escaped(token);
+        print_escaped(alphabet.byte_of[token]);
         fflush(stdout);
         if (length == opt.context)
             memmove(m->tokens, m->tokens + 1, (size_t)--length * sizeof *m->tokens);
