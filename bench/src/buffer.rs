@@ -61,6 +61,12 @@ impl Buffer {
         unsafe { View::new("buffer", data, self.dtype, &[width], &[1]) }.expect("a contiguous row")
     }
 
+    /// Its whole 64-bit words, on the CPU.
+    pub(crate) fn words(&mut self) -> &mut [u64] {
+        // SAFETY: the buffer's own memory, aligned to a cache line and written when it was made; `&mut self` for as long.
+        unsafe { std::slice::from_raw_parts_mut(self.data.cast(), self.bytes() / 8) }
+    }
+
     /// Bytes of its elements.
     pub(crate) fn bytes(&self) -> usize {
         self.shape.iter().product::<usize>() * self.dtype.size()

@@ -1,6 +1,7 @@
 //! What the machine can do: arithmetic peaks from registers, and the bandwidth of plain loops.
 
-use scalert_runtime::SimdLevel as Level;
+use crate::buffer::Buffer;
+use scalert_runtime::{DType, SimdLevel as Level, Stream};
 use std::hint::black_box;
 use std::thread;
 
@@ -38,7 +39,8 @@ pub(crate) struct Probe {
     ceiling: Ceiling,
     level: Level,
     threads: usize,
-    buffers: Vec<Vec<u64>>,
+    /// In memory like that of the cases: huge pages where the system has them.
+    buffers: Vec<Buffer>,
     /// Passes over the buffers in one run, so that starting threads does not count.
     passes: usize,
 }
@@ -47,12 +49,12 @@ const FMA_ROUNDS: usize = 4_000_000;
 const LEAST_TRAFFIC: usize = 256 << 20;
 
 impl Probe {
-    /// Prepares a ceiling for an instruction set and a number of threads.
-    pub(crate) fn new(ceiling: Ceiling, level: Level, threads: usize) -> Probe {
+    /// Prepares a ceiling for the instruction set and the threads of a stream on the CPU.
+    pub(crate) fn new(ceiling: Ceiling, stream: &Stream) -> Probe {
+        let (level, threads) = (stream.runtime().level(), stream.runtime().threads() as usize);
+        let zeros = |bytes: &usize| Buffer::zeros(stream, DType::F32, &[bytes.div_ceil(8) * 2]);
         let buffers = match &ceiling {
-            Ceiling::Traffic(t) => {
-                t.update.iter().chain(&t.read).chain(&t.write).map(|b| vec![1u64; b.div_ceil(8)]).collect()
-            }
+            Ceiling::Traffic(t) => t.update.iter().chain(&t.read).chain(&t.write).map(zeros).collect(),
             _ => Vec::new(),
         };
         let passes = match &ceiling {
@@ -96,8 +98,9 @@ impl Probe {
         // Each thread takes the same share of every stream.
         let mut shares: Vec<Vec<&mut [u64]>> = (0..threads).map(|_| Vec::new()).collect();
         for buffer in &mut self.buffers {
-            let share = buffer.len().div_ceil(threads).max(1);
-            let mut parts = buffer.chunks_mut(share);
+            let words = buffer.words();
+            let share = words.len().div_ceil(threads).max(1);
+            let mut parts = words.chunks_mut(share);
             for thread in &mut shares {
                 thread.push(parts.next().unwrap_or_default());
             }

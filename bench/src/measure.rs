@@ -112,7 +112,7 @@ fn probe(ceiling: &Ceiling, stream: &Arc<Stream>) -> DeviceProbe {
             Ceiling::Fma => device_ceiling::product(stream, DType::F32),
         };
     }
-    let mut probe = Probe::new(ceiling.clone(), stream.runtime().level(), stream.runtime().threads() as usize);
+    let mut probe = Probe::new(ceiling.clone(), stream);
     DeviceProbe { work: probe.work(), run: Box::new(move || probe.run()) }
 }
 
