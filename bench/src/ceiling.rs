@@ -93,7 +93,7 @@ impl Probe {
     }
 
     fn traffic(&mut self, traffic: &Traffic) {
-        let (level, threads, passes) = (self.level, self.threads, self.passes);
+        let (threads, passes) = (self.threads, self.passes);
         let (updates, reads) = (traffic.update.len(), traffic.read.len());
         // Each thread takes the same share of every stream.
         let mut shares: Vec<Vec<&mut [u64]>> = (0..threads).map(|_| Vec::new()).collect();
@@ -109,15 +109,15 @@ impl Probe {
             let mut shares = shares.into_iter();
             let mine = shares.next().unwrap_or_default();
             for share in shares {
-                scope.spawn(move || stream(level, share, updates, reads, passes));
+                scope.spawn(move || stream(share, updates, reads, passes));
             }
-            stream(level, mine, updates, reads, passes);
+            stream(mine, updates, reads, passes);
         });
     }
 }
 
 /// Passes over a thread's share: the streams advance together, a few cache lines of the longest at a time.
-fn stream(level: Level, mut share: Vec<&mut [u64]>, updates: usize, reads: usize, passes: usize) {
+fn stream(mut share: Vec<&mut [u64]>, updates: usize, reads: usize, passes: usize) {
     #[cfg(target_arch = "x86_64")]
     {
         #[target_feature(enable = "avx2")]
@@ -128,13 +128,13 @@ fn stream(level: Level, mut share: Vec<&mut [u64]>, updates: usize, reads: usize
         fn avx512(share: &mut [&mut [u64]], updates: usize, reads: usize, passes: usize) {
             (0..passes).for_each(|_| stream_once(share, updates, reads));
         }
-        // SAFETY: the benchmark asks only for levels that the CPU has.
-        unsafe {
-            match level {
-                Level::Avx512 | Level::Avx512Bf16 => return avx512(&mut share, updates, reads, passes),
-                Level::Avx2 => return avx2(&mut share, updates, reads, passes),
-                Level::Portable => {}
-            }
+        if Level::Avx512.is_available() {
+            // SAFETY: the level was just detected.
+            return unsafe { avx512(&mut share, updates, reads, passes) };
+        }
+        if Level::Avx2.is_available() {
+            // SAFETY: the level was just detected.
+            return unsafe { avx2(&mut share, updates, reads, passes) };
         }
     }
     (0..passes).for_each(|_| stream_once(&mut share, updates, reads));
