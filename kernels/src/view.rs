@@ -1,6 +1,7 @@
 //! Borrowed tensor views, and the argument checks that every operation shares.
 
 use crate::dtype::DType;
+use std::fmt::Display;
 use std::marker::PhantomData;
 
 /// Largest number of dimensions of a view.
@@ -309,11 +310,11 @@ impl<'a> View<'a> {
                 format!("dtype {} must be {}, the dtype of {name}", self.dtype, other.dtype),
             ));
         }
-        self.expect_shape(argument, other.shape(), &format!("the shape of {name}"))
+        self.expect_shape(argument, other.shape(), format_args!("the shape of {name}"))
     }
 
     /// Requires exactly `shape`; `why` says where the shape comes from, as in "the shape of x".
-    pub fn expect_shape(&self, argument: &'static str, shape: &[usize], why: &str) -> Result<(), Invalid> {
+    pub fn expect_shape(&self, argument: &'static str, shape: &[usize], why: impl Display) -> Result<(), Invalid> {
         if self.shape() == shape {
             return Ok(());
         }

@@ -73,7 +73,7 @@ fn check_places(argument: &'static str, view: &View<'_>, tokens: &View<'_>) -> R
 /// Requires a table of `width` columns.
 fn check_table(argument: &'static str, table: &View<'_>, width: usize, of: &str) -> Result<(), Invalid> {
     table.expect_ndim(argument, 2, 2)?;
-    table.expect_shape(argument, &[table.shape()[0], width], &format!("rows of the width of {of}"))
+    table.expect_shape(argument, &[table.shape()[0], width], format_args!("rows of the width of {of}"))
 }
 
 /// Requires a row for each position.
