@@ -175,6 +175,17 @@ impl Simd for Avx2 {
     }
 
     #[inline(always)]
+    unsafe fn load_words(self, p: *const u16) -> __m256i {
+        // SAFETY: the caller's promise.
+        unsafe { _mm256_loadu_si256(p.cast()) }
+    }
+    #[inline(always)]
+    unsafe fn store_words(self, p: *mut u16, x: __m256i) {
+        // SAFETY: the caller's promise.
+        unsafe { _mm256_storeu_si256(p.cast(), x) }
+    }
+
+    #[inline(always)]
     fn transpose(self, rows: &mut [__m256; MOST_LANES]) {
         // SAFETY: as for the methods above.
         unsafe {
