@@ -227,18 +227,6 @@ pub(crate) fn prefetch<T>(p: *const T) {
     let _ = p;
 }
 
-/// [`prefetch`] into the first-level cache.
-#[inline(always)]
-pub(crate) fn prefetch_near<T>(p: *const T) {
-    #[cfg(target_arch = "x86_64")]
-    // SAFETY: a hint that reads nothing.
-    unsafe {
-        std::arch::x86_64::_mm_prefetch::<{ std::arch::x86_64::_MM_HINT_T0 }>(p.cast());
-    }
-    #[cfg(not(target_arch = "x86_64"))]
-    let _ = p;
-}
-
 /// The sum of all lanes of all `sums`.
 #[inline(always)]
 pub(crate) fn total<S: Simd>(s: S, sums: [S::F; UNROLL]) -> f32 {

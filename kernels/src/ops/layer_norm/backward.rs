@@ -2,7 +2,7 @@
 
 use super::rows::{arrange, dispatch, padded, plain_nan};
 use crate::backend::cpu::pair::{Paired, store_in_order};
-use crate::backend::cpu::span::{Span, each_pair, each_vector, prefetch, prefetch_near};
+use crate::backend::cpu::span::{Span, each_pair, each_vector, prefetch};
 use crate::backend::cpu::{Cpu, Element, Kernel, MOST_LANES, Simd};
 use crate::dtype::DType;
 use crate::view::View;
@@ -160,7 +160,6 @@ impl<T: Paired, const CENTERED: bool, const PARAMETERS: bool> Rows<'_, T, CENTER
         // Hints of what comes next, spread over both passes: rows are taken to be as far apart as the first ones.
         let next = op.x.row_ptr::<T>((first + R).min(self.rows.end - 1));
         let ahead = (next as usize).wrapping_sub(x[0] as usize);
-        let to_dx = (op.dx.row_ptr::<T>(first) as usize).wrapping_sub(x[0] as usize);
         let mut sum_g = [s.splat(0.0); R];
         let mut sum_gx = [s.splat(0.0); R];
         each_pair!(S, 0..width, |at, span| {
@@ -175,7 +174,6 @@ impl<T: Paired, const CENTERED: bool, const PARAMETERS: bool> Rows<'_, T, CENTER
                     }
                 }
                 for r in 0..R {
-                    prefetch_near(x[r].wrapping_add(at).wrapping_byte_add(to_dx));
                     prefetch(x[r].wrapping_add(at).wrapping_byte_add(ahead));
                     let (x, dy) = (span.load_pair(s, x[r].add(at)), span.load_pair(s, dy[r].add(at)));
                     for half in 0..2 {
@@ -225,6 +223,8 @@ impl<T: Paired, const CENTERED: bool, const PARAMETERS: bool> Rows<'_, T, CENTER
         let (op, weight) = (self.op, self.weight);
         let next = op.dy.row_ptr::<T>((first + R).min(self.rows.end - 1));
         let ahead = (next as usize).wrapping_sub(dy[0] as usize);
+        let next = op.dx.row_ptr::<T>((first + R).min(self.rows.end - 1));
+        let ahead_dx = (next as usize).wrapping_sub(op.dx.row_ptr::<T>(first) as usize);
         let mut dx = [std::ptr::null_mut(); R];
         for r in 0..R {
             dx[r] = op.dx.row_ptr::<T>(first + r);
@@ -236,6 +236,7 @@ impl<T: Paired, const CENTERED: bool, const PARAMETERS: bool> Rows<'_, T, CENTER
                 let mut loaded = [(w, w); R];
                 for r in 0..R {
                     prefetch(dy[r].wrapping_add(at).wrapping_byte_add(ahead));
+                    prefetch(dx[r].wrapping_add(at).wrapping_byte_add(ahead_dx));
                     loaded[r] = (span.load_pair(s, x[r].add(at)), span.load_pair(s, dy[r].add(at)));
                 }
                 for r in 0..R {
