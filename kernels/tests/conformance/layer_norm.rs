@@ -219,6 +219,39 @@ fn special_rows_follow_the_reference() {
 }
 
 #[test]
+fn tiny_parameters_and_huge_rows_keep_the_tolerance() {
+    let mut rng = Rng(7);
+    for dtype in [DType::F32, DType::BF16] {
+        for parameters in [DType::F32, dtype] {
+            let (shape, width) = ([6, 70], 70);
+            let small = |values: &'static [f64]| {
+                Some(Tensor::new(parameters, &[width]).fill(|j| values[j % values.len()] * (1.0 + j as f64 / 64.0)))
+            };
+            // Zeros with denormals beside them; denormals; all far above them.
+            for (weight, bias) in [
+                (small(&[0.0, 1.0]), small(&[1e-40, 0.0, 2e-39])),
+                (small(&[1e-39, 1e-33, 0.0]), small(&[0.0])),
+                (small(&[1.0, -0.5]), small(&[1e-40, 0.0])),
+            ] {
+                let x = Tensor::new(dtype, &shape).fill(|i| match i / width {
+                    // Squares fit f32; their sum does not.
+                    1 => 4e18 * (1.0 + (i % 5) as f64 / 64.0),
+                    2 => 1e-39 * rng.normal(),
+                    _ => rng.normal(),
+                });
+                let dy = Tensor::new(dtype, &shape).fill(|i| match i / width {
+                    3 => 0.0,
+                    4 => 1e-38 * rng.normal(),
+                    _ => rng.normal(),
+                });
+                let case = Case { x, dy, weight, bias, gradients: DType::F32, accumulate: false };
+                compare("extreme", &case);
+            }
+        }
+    }
+}
+
+#[test]
 fn the_gradients_are_the_derivatives() {
     let mut rng = Rng(5);
     let mut values = |n: usize| (0..n).map(|_| rng.normal()).collect::<Vec<f64>>();

@@ -126,24 +126,6 @@ impl Simd for Avx2 {
         unsafe { _mm256_srl_epi32(a, _mm_cvtsi32_si128(N as i32)) }
     }
     #[inline(always)]
-    unsafe fn load_bf16_pair(self, p: *const u16) -> [__m256; 2] {
-        // The even elements, and the odd ones.
-        // SAFETY: the caller's promise.
-        unsafe {
-            let x = _mm256_loadu_si256(p.cast());
-            let odd = _mm256_and_si256(x, _mm256_set1_epi32(0xffff_0000_u32 as i32));
-            [_mm256_castsi256_ps(_mm256_slli_epi32::<16>(x)), _mm256_castsi256_ps(odd)]
-        }
-    }
-    #[inline(always)]
-    unsafe fn store_high_pair(self, p: *mut u16, x: [__m256i; 2]) {
-        // SAFETY: the caller's promise.
-        unsafe {
-            let words = _mm256_blend_epi16::<0b1010_1010>(_mm256_srli_epi32::<16>(x[0]), x[1]);
-            _mm256_storeu_si256(p.cast(), words);
-        }
-    }
-    #[inline(always)]
     unsafe fn load(self, p: *const f32) -> __m256 {
         // SAFETY: the caller's promise.
         unsafe { _mm256_loadu_ps(p) }
@@ -190,6 +172,17 @@ impl Simd for Avx2 {
             self.store_u16(lanes.as_mut_ptr(), x);
             std::ptr::copy_nonoverlapping(lanes.as_ptr(), p, n);
         }
+    }
+
+    #[inline(always)]
+    unsafe fn load_words(self, p: *const u16) -> __m256i {
+        // SAFETY: the caller's promise.
+        unsafe { _mm256_loadu_si256(p.cast()) }
+    }
+    #[inline(always)]
+    unsafe fn store_words(self, p: *mut u16, x: __m256i) {
+        // SAFETY: the caller's promise.
+        unsafe { _mm256_storeu_si256(p.cast(), x) }
     }
 
     #[inline(always)]

@@ -34,9 +34,27 @@ fn first(n: usize) -> __mmask16 {
     ((1u32 << n) - 1) as __mmask16
 }
 
+/// Bits below `n`.
+#[inline(always)]
+fn first_words(n: usize) -> __mmask32 {
+    ((1u64 << n) - 1) as __mmask32
+}
+
+/// 0, 16, 1, 17, … 15, 31.
+const fn in_turn() -> [u16; 32] {
+    let mut order = [0; 32];
+    let mut i = 0;
+    while i < 32 {
+        order[i] = (i / 2 + i % 2 * 16) as u16;
+        i += 1;
+    }
+    order
+}
+
 impl<const DOT_BF16: bool> Simd for Avx512<DOT_BF16> {
     const LANES: usize = 16;
     const REGISTERS: usize = 32;
+    const HAS_DOT_BF16: bool = DOT_BF16;
     type F = __m512;
     type I = __m512i;
     type M = __mmask16;
@@ -181,16 +199,6 @@ impl<const DOT_BF16: bool> Simd for Avx512<DOT_BF16> {
     }
 
     #[inline(always)]
-    unsafe fn load_bf16_pair(self, p: *const u16) -> [__m512; 2] {
-        // The even elements, and the odd ones.
-        // SAFETY: the caller's promise.
-        unsafe {
-            let x = _mm512_loadu_si512(p.cast());
-            let odd = _mm512_and_si512(x, _mm512_set1_epi32(0xffff_0000_u32 as i32));
-            [_mm512_castsi512_ps(_mm512_slli_epi32::<16>(x)), _mm512_castsi512_ps(odd)]
-        }
-    }
-    #[inline(always)]
     unsafe fn interleave_u16(self, low: *const u16, high: *const u16) -> [__m512; 2] {
         // SAFETY: the caller's promise.
         unsafe {
@@ -204,11 +212,50 @@ impl<const DOT_BF16: bool> Simd for Avx512<DOT_BF16> {
         }
     }
     #[inline(always)]
-    unsafe fn store_high_pair(self, p: *mut u16, x: [__m512i; 2]) {
+    unsafe fn load_words(self, p: *const u16) -> __m512i {
         // SAFETY: the caller's promise.
+        unsafe { _mm512_loadu_si512(p.cast()) }
+    }
+    #[inline(always)]
+    unsafe fn load_words_partial(self, p: *const u16, n: usize) -> __m512i {
+        // SAFETY: masked elements are not read.
+        unsafe { _mm512_maskz_loadu_epi16(first_words(n), p.cast()) }
+    }
+    #[inline(always)]
+    unsafe fn store_words(self, p: *mut u16, x: __m512i) {
+        // SAFETY: the caller's promise.
+        unsafe { _mm512_storeu_si512(p.cast(), x) }
+    }
+    #[inline(always)]
+    unsafe fn store_words_partial(self, p: *mut u16, x: __m512i, n: usize) {
+        // SAFETY: masked elements are not written.
+        unsafe { _mm512_mask_storeu_epi16(p.cast(), first_words(n), x) }
+    }
+
+    #[inline(always)]
+    fn words_of_pair(self, x: [__m512; 2]) -> __m512i {
+        // SAFETY: as for the methods above.
         unsafe {
-            let words = _mm512_mask_blend_epi16(0xaaaa_aaaa, _mm512_srli_epi32::<16>(x[0]), x[1]);
-            _mm512_storeu_si512(p.cast(), words);
+            let mut rounded = [_mm512_castps_si512(x[0]), _mm512_castps_si512(x[1])];
+            for bits in &mut rounded {
+                let odd = _mm512_test_epi32_mask(*bits, _mm512_set1_epi32(0x1_0000));
+                let down = _mm512_add_epi32(*bits, _mm512_set1_epi32(0x7fff));
+                *bits = _mm512_mask_add_epi32(down, odd, *bits, _mm512_set1_epi32(0x8000));
+            }
+            _mm512_mask_blend_epi16(0xaaaa_aaaa, _mm512_srli_epi32::<16>(rounded[0]), rounded[1])
+        }
+    }
+    #[inline(always)]
+    fn normal_words_of_pair(self, x: [__m512; 2]) -> __m512i {
+        if !DOT_BF16 {
+            return self.words_of_pair(x);
+        }
+        // SAFETY: as for dot_bf16.
+        unsafe {
+            // Elements 0 to 15 from x[0], then 16 to 31 from x[1]: put in turn.
+            const IN_TURN: [u16; 32] = in_turn();
+            let narrow = std::mem::transmute::<__m512bh, __m512i>(_mm512_cvtne2ps_pbh(x[1], x[0]));
+            _mm512_permutexvar_epi16(_mm512_loadu_si512(IN_TURN.as_ptr().cast()), narrow)
         }
     }
 

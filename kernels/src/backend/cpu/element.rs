@@ -7,9 +7,9 @@ use crate::dtype::{DType, bf16, bf16_bits_nearest_away, bf16_bits_nearest_even, 
 pub trait Element: Copy + Send + Sync + 'static {
     /// Its dtype.
     const DTYPE: DType;
-    /// Whether [`Element::load_pair`] and [`Element::store_pair`] have an order of lanes of their own: the same for all
-    /// such types.
-    const PAIRED: bool = false;
+    /// Whether of the pairs of [`Element::load_pair`] and [`Element::store_pair`] the first vector has the elements of even
+    /// and the second those of odd index; else the first has the first LANES elements.
+    const INTERLEAVED: bool = false;
     /// Exact value as f32.
     fn to_f32(self) -> f32;
     /// Nearest value, ties to even.
@@ -142,16 +142,16 @@ macro_rules! half_element {
                 unsafe { s.store_u16_partial(p.cast(), s.$narrow(x), n) }
             }
             $(
-                const PAIRED: bool = true;
+                const INTERLEAVED: bool = true;
                 #[inline(always)]
                 unsafe fn load_pair<S: Simd>(s: S, p: *const $t) -> [S::F; 2] {
                     // SAFETY: the caller's promise.
-                    unsafe { s.load_bf16_pair(p.cast()) }
+                    s.pair_of_words(unsafe { s.load_words(p.cast()) })
                 }
                 #[inline(always)]
                 unsafe fn store_pair<S: Simd>(s: S, p: *mut $t, x: [S::F; 2]) {
                     // SAFETY: the caller's promise.
-                    unsafe { s.store_high_pair(p.cast(), [s.$round(x[0]), s.$round(x[1])]) }
+                    unsafe { s.store_words(p.cast(), s.high_halves([s.$round(x[0]), s.$round(x[1])])) }
                 }
             )?
         }

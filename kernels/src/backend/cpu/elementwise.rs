@@ -20,8 +20,8 @@ const MOST_LANES: usize = 16;
 pub(crate) trait Elements: Send + Sync {
     /// Their sizes in bytes; 0 beyond the last.
     const SIZES: [usize; MOST];
-    /// Whether all of them are [`Element::PAIRED`].
-    const PAIRED: bool;
+    /// Whether all of them are [`Element::INTERLEAVED`].
+    const INTERLEAVED: bool;
     /// One vector of each.
     type Vectors<S: Simd>: Copy;
     /// Reads the elements of `span` from index `at` of each tensor on.
@@ -50,7 +50,7 @@ macro_rules! elements {
     ($sizes:expr, $($t:ident $vector:ident $i:tt $v:ty),*) => {
         impl<$($t: Element),*> Elements for ($($t,)*) {
             const SIZES: [usize; MOST] = $sizes;
-            const PAIRED: bool = $($t::PAIRED)&&*;
+            const INTERLEAVED: bool = $($t::INTERLEAVED)&&*;
             type Vectors<S: Simd> = ($($v,)*);
             #[inline(always)]
             unsafe fn load<S: Simd>(s: S, p: &[*mut u8; MOST], at: usize, span: impl Span) -> Self::Vectors<S> {
@@ -86,7 +86,7 @@ macro_rules! elements {
 
 impl Elements for () {
     const SIZES: [usize; MOST] = [0; MOST];
-    const PAIRED: bool = false;
+    const INTERLEAVED: bool = false;
     type Vectors<S: Simd> = ();
     #[inline(always)]
     unsafe fn load_pair<S: Simd>(_s: S, _p: &[*mut u8; MOST], _at: usize) -> [(); 2] {
@@ -227,7 +227,7 @@ impl<I: Elements, O: Elements, M: Map<I, O>> Kernel for Mapped<'_, I, O, M> {
     #[inline(always)]
     fn run<S: Simd>(self, s: S) {
         let Run { inputs, outputs, n, .. } = self.run;
-        let pairs = if I::PAIRED && O::PAIRED { n / (2 * S::LANES) } else { 0 };
+        let pairs = if I::INTERLEAVED && O::INTERLEAVED { n / (2 * S::LANES) } else { 0 };
         for pair in 0..pairs {
             let at = pair * 2 * S::LANES;
             // SAFETY: `for_each_run` made the pointers valid for n elements.

@@ -10,6 +10,7 @@ mod element;
 pub(crate) mod elementwise;
 mod level;
 pub mod math;
+pub(crate) mod pair;
 mod portable;
 mod simd;
 pub(crate) mod span;

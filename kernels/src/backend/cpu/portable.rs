@@ -125,6 +125,19 @@ impl Simd for Portable {
     }
 
     #[inline(always)]
+    unsafe fn load_words(self, p: *const u16) -> [i32; N] {
+        // SAFETY: the caller's promise.
+        let x = unsafe { p.cast::<[u16; 2 * N]>().read() };
+        from_fn(|i| i32::from(x[2 * i]) | i32::from(x[2 * i + 1]) << 16)
+    }
+    #[inline(always)]
+    unsafe fn store_words(self, p: *mut u16, x: [i32; N]) {
+        let x: [u16; 2 * N] = from_fn(|i| (x[i / 2] >> (i % 2 * 16)) as u16);
+        // SAFETY: the caller's promise.
+        unsafe { p.cast::<[u16; 2 * N]>().write(x) }
+    }
+
+    #[inline(always)]
     fn sum_sixteen(self, a: [[f64; N]; 2]) -> f64 {
         let b: [f64; 8] = from_fn(|i| a[0][i] + a[1][i]);
         let c: [f64; 4] = from_fn(|i| b[i] + b[i + 4]);

@@ -14,6 +14,8 @@ pub trait Simd: Copy + Send + Sync + 'static {
     const LANES: usize;
     /// Vectors of LANES lanes that the registers hold: how large a tile of sums a matrix product keeps in them.
     const REGISTERS: usize;
+    /// Whether [`Simd::dot_bf16`] is one instruction.
+    const HAS_DOT_BF16: bool = false;
     /// f32 lanes.
     type F: Copy;
     /// i32 lanes.
@@ -70,27 +72,6 @@ pub trait Simd: Copy + Send + Sync + 'static {
     /// # Safety
     /// `p` is valid for writes of `n` elements.
     unsafe fn store_u16_partial(self, p: *mut u16, x: Self::I, n: usize);
-    /// Reads 2 LANES bf16 in an order of the level's own, that of [`Simd::store_high_pair`]: the fewest instructions.
-    ///
-    /// # Safety
-    /// `p` is valid for reads of 2 LANES elements.
-    #[inline(always)]
-    unsafe fn load_bf16_pair(self, p: *const u16) -> [Self::F; 2] {
-        // SAFETY: the caller's promise.
-        unsafe { [self.bf16_to_f32(self.load_u16(p)), self.bf16_to_f32(self.load_u16(p.add(Self::LANES)))] }
-    }
-    /// Writes the high 16 bits of 2 LANES lanes in the order of [`Simd::load_bf16_pair`].
-    ///
-    /// # Safety
-    /// `p` is valid for writes of 2 LANES elements.
-    #[inline(always)]
-    unsafe fn store_high_pair(self, p: *mut u16, x: [Self::I; 2]) {
-        // SAFETY: the caller's promise.
-        unsafe {
-            self.store_u16(p, self.shr::<16>(x[0]));
-            self.store_u16(p.add(Self::LANES), self.shr::<16>(x[1]));
-        }
-    }
     /// Words whose low half is from `low` and whose high half is from `high`, 2 LANES of them in order.
     ///
     /// # Safety
@@ -102,6 +83,43 @@ pub trait Simd: Copy + Send + Sync + 'static {
             [0, Self::LANES].map(|at| {
                 self.of_bits(self.or(self.load_u16(low.add(at)), self.shl::<16>(self.load_u16(high.add(at)))))
             })
+        }
+    }
+    /// Reads 2 LANES 16-bit values, those of even index into the lower and those of odd index into the upper half of each
+    /// lane.
+    ///
+    /// # Safety
+    /// `p` is valid for reads of 2 LANES elements.
+    unsafe fn load_words(self, p: *const u16) -> Self::I;
+    /// Reads `n < 2 LANES` 16-bit values as [`Simd::load_words`]; the others are 0.
+    ///
+    /// # Safety
+    /// `p` is valid for reads of `n` elements.
+    #[inline(always)]
+    unsafe fn load_words_partial(self, p: *const u16, n: usize) -> Self::I {
+        let mut words = [0; 2 * MOST_LANES];
+        // SAFETY: the caller promised n readable elements, which are fewer than the array has.
+        unsafe {
+            std::ptr::copy_nonoverlapping(p, words.as_mut_ptr(), n);
+            self.load_words(words.as_ptr())
+        }
+    }
+    /// Writes what [`Simd::load_words`] reads.
+    ///
+    /// # Safety
+    /// `p` is valid for writes of 2 LANES elements.
+    unsafe fn store_words(self, p: *mut u16, x: Self::I);
+    /// Writes the first `n < 2 LANES` of what [`Simd::load_words`] reads.
+    ///
+    /// # Safety
+    /// `p` is valid for writes of `n` elements.
+    #[inline(always)]
+    unsafe fn store_words_partial(self, p: *mut u16, x: Self::I, n: usize) {
+        let mut words = [0; 2 * MOST_LANES];
+        // SAFETY: the array holds 2 LANES elements at every level, and the caller promised n writable ones.
+        unsafe {
+            self.store_words(words.as_mut_ptr(), x);
+            std::ptr::copy_nonoverlapping(words.as_ptr(), p, n);
         }
     }
     /// Reads LANES 32-bit integers.
@@ -249,6 +267,34 @@ pub trait Simd: Copy + Send + Sync + 'static {
     unsafe fn store_dot_bf16(self, p: *mut u16, x: Self::F) {
         // SAFETY: the caller's promise.
         unsafe { self.store_u16(p, self.f32_to_bf16(x)) }
+    }
+
+    /// The bf16 in the lower and in the upper half of each lane as f32.
+    #[inline(always)]
+    fn pair_of_words(self, a: Self::I) -> [Self::F; 2] {
+        [self.bf16_to_f32(a), self.of_bits(self.and(a, self.splat_i(0xffff_0000_u32 as i32)))]
+    }
+    /// bf16 bits of `x[0]` in the lower and of `x[1]` in the upper half of each lane, nearest even, denormals kept. The
+    /// low 16 bits of a NaN must be 0, for then rounding keeps it one.
+    #[inline(always)]
+    fn words_of_pair(self, x: [Self::F; 2]) -> Self::I {
+        let mut rounded = [self.bits(x[0]), self.bits(x[1])];
+        for bits in &mut rounded {
+            let odd = self.and(self.shr::<16>(*bits), self.splat_i(1));
+            *bits = self.add_i(self.add_i(*bits, self.splat_i(0x7fff)), odd);
+        }
+        self.high_halves(rounded)
+    }
+    /// The upper halves of the lanes of `x[0]` in the lower, those of `x[1]` in the upper half of each lane.
+    #[inline(always)]
+    fn high_halves(self, x: [Self::I; 2]) -> Self::I {
+        self.or(self.shr::<16>(x[0]), self.and(x[1], self.splat_i(0xffff_0000_u32 as i32)))
+    }
+    /// [`Simd::words_of_pair`], but that denormals may become zeros: by the instruction in code run by
+    /// [`super::Cpu::dispatch_bf16`].
+    #[inline(always)]
+    fn normal_words_of_pair(self, x: [Self::F; 2]) -> Self::I {
+        self.words_of_pair(x)
     }
 
     /// -a.

@@ -73,7 +73,7 @@ const UNIT: f32 = std::f32::consts::LOG2_E * FIXED;
 /// The larger of `least` and the largest of `n` logits, and the sum of e^(logit - largest).
 #[inline(always)]
 unsafe fn block_sum<S: Simd, L: Element>(s: S, logits: *const L, n: usize, least: f32) -> (f32, f32) {
-    let pairs = if L::PAIRED { n / (2 * S::LANES) } else { 0 };
+    let pairs = if L::INTERLEAVED { n / (2 * S::LANES) } else { 0 };
     let start = pairs * 2 * S::LANES;
     let mut largest = [s.splat(least); UNROLL];
     for pair in 0..pairs {
@@ -145,7 +145,7 @@ unsafe fn scaled_softmax<S: Simd, L: Element, G: Float>(
 ) {
     let dlogits: *mut G::Computed = dlogits.cast();
     let (shift, factor) = (s.splat(largest), s.splat(factor));
-    let pairs = if L::PAIRED && G::Computed::PAIRED { v / (2 * S::LANES) } else { 0 };
+    let pairs = if L::INTERLEAVED && G::Computed::INTERLEAVED { v / (2 * S::LANES) } else { 0 };
     let start = pairs * 2 * S::LANES;
     for pair in 0..pairs {
         let at = pair * 2 * S::LANES;

@@ -12,9 +12,11 @@
 //! mean(|x|) and rstd of itself times 1 + m; y within 2 epsilon(dtype) |y| + (16 + w / 32) e (1 + m) (1 + |xhat|)
 //! |weight|; dx within 2 epsilon(dtype) |dx| + (32 + w / 32) e rstd (1 + max|xhat|) max|g|; dweight and dbias within
 //! 2 epsilon(dtype) of themselves plus (96 + rows / 64) e times the sum of the magnitudes of their summands. Each plus
-//! half the smallest denormal of the dtype. Computed in f32, the statistics in two passes; the squares of x must fit
-//! f32.
+//! half the smallest denormal of the dtype. Computed in f32, the statistics in two passes, or in one where |mean| rstd is
+//! at most 1; the squares of x must fit f32.
 
+pub(crate) mod backward;
+pub(crate) mod forward;
 pub mod reference;
 pub(crate) mod rows;
 
@@ -100,11 +102,11 @@ impl Op for LayerNormForward<'_> {
     }
 
     fn workspace(&self, _workers: usize) -> usize {
-        cpu::forward_workspace(self)
+        cpu::forward(self).workspace(true)
     }
 
     fn cpu(&self, cpu: &Cpu<'_>) {
-        cpu::forward(self, cpu);
+        cpu::forward(self).run::<true>(cpu);
     }
 
     fn cuda(&self, gpu: &Gpu<'_>) -> Result<(), CudaError> {
@@ -127,11 +129,11 @@ impl Op for LayerNormBackward<'_> {
     }
 
     fn workspace(&self, _workers: usize) -> usize {
-        cpu::rows(self).workspace(true)
+        cpu::backward(self).workspace(true)
     }
 
     fn cpu(&self, cpu: &Cpu<'_>) {
-        cpu::rows(self).run::<true>(cpu);
+        cpu::backward(self).run::<true>(cpu);
     }
 
     fn cuda_workspace(&self, properties: &Properties) -> usize {

@@ -76,11 +76,11 @@ impl Op for RmsNormForward<'_> {
     }
 
     fn workspace(&self, _workers: usize) -> usize {
-        cpu::forward_workspace(self)
+        cpu::forward(self).workspace(false)
     }
 
     fn cpu(&self, cpu: &Cpu<'_>) {
-        cpu::forward(self, cpu);
+        cpu::forward(self).run::<false>(cpu);
     }
 
     fn cuda(&self, gpu: &Gpu<'_>) -> Result<(), CudaError> {
@@ -106,11 +106,11 @@ impl Op for RmsNormBackward<'_> {
     }
 
     fn workspace(&self, _workers: usize) -> usize {
-        cpu::rows(self).workspace(false)
+        cpu::backward(self).workspace(false)
     }
 
     fn cpu(&self, cpu: &Cpu<'_>) {
-        cpu::rows(self).run::<false>(cpu);
+        cpu::backward(self).run::<false>(cpu);
     }
 
     fn cuda_workspace(&self, properties: &Properties) -> usize {
