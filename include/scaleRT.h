@@ -586,9 +586,9 @@ scalert_status_t scalert_attention_forward(scalert_stream_t *stream, const scale
                                            const scalert_tensor_t *k, const scalert_tensor_t *v,
                                            const scalert_tensor_t *out, const scalert_tensor_t *log_sum_exp,
                                            const scalert_attention_options_t *options);
-/* Gradients of attention_forward, whichever implementation that was, by recomputation; same causal and scale. dq, dk, dv
- * have the shapes and dtype of q, k, v. The same bits for any number of threads. On a CUDA device VENDOR is UNAVAILABLE:
- * cuDNN sums dq in no fixed order. [externally-synchronised] [async] [capturable] */
+/* Gradients of attention_forward, whichever implementation that was, by recomputation; same causal and scale. dq, dk,
+ * dv have the shapes and dtype of q, k, v. The same bits for any number of threads. On a CUDA device VENDOR is
+ * UNAVAILABLE: cuDNN sums dq in no fixed order. [externally-synchronised] [async] [capturable] */
 scalert_status_t scalert_attention_backward(scalert_stream_t *stream, const scalert_tensor_t *q,
                                             const scalert_tensor_t *k, const scalert_tensor_t *v,
                                             const scalert_tensor_t *out, const scalert_tensor_t *log_sum_exp,

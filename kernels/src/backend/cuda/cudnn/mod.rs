@@ -1,16 +1,18 @@
 //! cuDNN, loaded at run time: NVIDIA's attention, where a machine has it. Absence is a reason, not a panic.
 //!
-//! Of its operations, only the forward pass of attention is used. The backward one sums dq with atomic additions of f32
-//! in whatever order blocks come to them: the machine code that cuDNN 9.28 makes for compute capability 8.0 and 9.0
-//! does, its engines carry no note of it, and no attribute asks for another way. This library promises the same bits on
-//! every run, so it has no use for that.
+//! Of its operations, only the forward pass of attention is used. The backward one (9.28.1) sums dq by atomic additions
+//! of f32 in whatever order blocks come to them, as the machine code that it makes for compute capabilities 8.0 and 9.0
+//! shows; its engines carry no note of that, and the operation has no attribute to ask for another way. Two values of
+//! the engines' knob for pipeline stages change it, of which its documentation says nothing: 2 keeps the gradients of
+//! all scores in memory, which is quadratic in the sequence, and 4, for capability 9.0 alone, puts a semaphore around
+//! the additions. This library promises the same bits on every run, and does not rest that on a guess.
 //!
-//! The descriptors made here have been put to cuDNN 9.28.1 itself on a machine without a GPU, by way of its
+//! Descriptors as they are made here have been put to cuDNN 9.28.1 itself on a machine without a GPU, by way of its
 //! device-properties descriptor, for compute capabilities 8.0, 8.6, 8.9, 9.0, 10.0, 10.3 and 12.0, and to 9.21.0 for
 //! four of these: heads of 16 to 256, both dtypes, both masks, grouped heads, packed layouts, with and without
-//! statistics. The graphs were accepted, ranked, compiled to machine code and finalized as plans. Their workspace was at
-//! most 256 bytes, but for plans that divide the keys of few queries among blocks; and the code has no atomics but the
-//! counter by which blocks of capability 9.0 take their work. None of it has run on a GPU yet.
+//! statistics. The graphs were accepted, ranked, compiled to machine code and finalized as plans. Their workspace was
+//! at most 256 bytes, but for plans that divide the keys of few queries among blocks; and the code has no atomics but
+//! the counter by which blocks of capability 9.0 take their work. None of it has run on a GPU yet.
 
 mod descriptor;
 mod functions;
