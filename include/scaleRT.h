@@ -444,7 +444,7 @@ typedef int32_t scalert_compute_t;
 typedef int32_t scalert_implementation_t;
 #define SCALERT_IMPLEMENTATION_AUTO 0   /* the faster, of those that keep to what the operation's comment says */
 #define SCALERT_IMPLEMENTATION_OWN 1    /* the library's: nothing but the driver is needed */
-#define SCALERT_IMPLEMENTATION_VENDOR 2 /* NVIDIA's; UNAVAILABLE where the machine has none */
+#define SCALERT_IMPLEMENTATION_VENDOR 2 /* NVIDIA's; UNAVAILABLE, with the reason, where there is none to be had */
 
 typedef struct scalert_gemm_options {
     size_t struct_size;
@@ -578,14 +578,18 @@ typedef struct scalert_attention_options {
  *   q, out [b, t, heads, d]; k, v [b, s, kv_heads, d]; one float dtype; d a multiple of 8 from 16 to 256; heads a
  * multiple of kv_heads (grouped-query: query head h reads key head h * kv_heads / heads). Views of one packed tensor
  * are fine. log_sum_exp [b, heads, t] F32, kept for backward; NULL when none follows. A query with no visible key gives
- * 0. Streaming softmax: memory is linear in t and s. Accumulation in f32. Dao 2023. [externally-synchronised] [async]
- * [capturable] */
+ * 0. Streaming softmax: memory is linear in t and s. Accumulation in f32. Dao 2023.
+ *   On a CUDA device, NVIDIA's is cuDNN 9.21 or newer. It takes 16-bit dtypes with s of at least 1, where q, k, v, out,
+ * log_sum_exp and the rows of the first four are aligned to 16 bytes; AUTO takes it for those. The first call for a
+ * shape then takes about half a second. It masks scores and not values: an infinite or NaN element of v may reach
+ * queries shortly before those that see it. [externally-synchronised] [async] [capturable] */
 scalert_status_t scalert_attention_forward(scalert_stream_t *stream, const scalert_tensor_t *q,
                                            const scalert_tensor_t *k, const scalert_tensor_t *v,
                                            const scalert_tensor_t *out, const scalert_tensor_t *log_sum_exp,
                                            const scalert_attention_options_t *options);
-/* Gradients of attention_forward by recomputation; same options. dq, dk, dv have the shapes and dtype of q, k, v. The
- * same bits for any number of threads. [externally-synchronised] [async] [capturable] */
+/* Gradients of attention_forward, whichever implementation that was, by recomputation; same causal and scale. dq, dk,
+ * dv have the shapes and dtype of q, k, v. The same bits for any number of threads. On a CUDA device VENDOR is
+ * UNAVAILABLE: cuDNN sums dq in no fixed order. [externally-synchronised] [async] [capturable] */
 scalert_status_t scalert_attention_backward(scalert_stream_t *stream, const scalert_tensor_t *q,
                                             const scalert_tensor_t *k, const scalert_tensor_t *v,
                                             const scalert_tensor_t *out, const scalert_tensor_t *log_sum_exp,

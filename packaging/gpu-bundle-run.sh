@@ -47,16 +47,17 @@ sanitize() {
             --sample 0 "$here/text"
     done
 }
-# Where the loader finds cuBLASLt, with the version in its name.
-cublaslt() {
+# Where the loader finds a library, with the version in its name.
+library() {
     local folder
-    for folder in ${LD_LIBRARY_PATH//:/ } $(ldconfig -p 2>/dev/null | sed -n 's/.*libcublasLt[^>]*> \(.*\)\/[^/]*$/\1/p'); do
-        find "$folder" -maxdepth 1 -name 'libcublasLt.so*' 2>/dev/null
+    for folder in ${LD_LIBRARY_PATH//:/ } $(ldconfig -p 2>/dev/null | sed -n "s/.*$1[^>]*> \(.*\)\/[^/]*$/\1/p"); do
+        find "$folder" -maxdepth 1 -name "$1.so*" 2>/dev/null
     done | xargs -r -n1 readlink -f | head -1
 }
 bench() {
     row bench env DEVICE=cuda:0 BENCH_JSON="$out/bench.jsonl" BENCH_COMMIT="$commit" \
-        BENCH_DATE="$(date -u +%F)" BENCH_CUBLASLT="$(cublaslt)" "$here/bin/bench"
+        BENCH_DATE="$(date -u +%F)" BENCH_CUBLASLT="$(library libcublasLt)" BENCH_CUDNN="$(library libcudnn_graph)" \
+        "$here/bin/bench"
     cat "$out/bench.log"
 }
 demo() {

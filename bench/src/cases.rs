@@ -515,9 +515,11 @@ fn gemms(cases: &mut Cases, sizes: &Sizes) {
 
 fn attentions(cases: &mut Cases, sizes: &Sizes) {
     for &((batch, time, heads, width), dtype) in sizes.attention {
-        for backward in [false, true] {
+        let passes = [false, true].into_iter().flat_map(|p| sizes.implementation.iter().map(move |i| (p, *i)));
+        for (backward, implementation) in passes {
             let what = if backward { "forward+backward" } else { "forward" };
-            let name = format!("attention causal {what} {dtype} B{batch} T{time} {heads}x{width}");
+            let own = if implementation == Implementation::Own { " own" } else { "" };
+            let name = format!("attention causal {what} {dtype} B{batch} T{time} {heads}x{width}{own}");
             add(cases, name, move |stream, name| {
                 let shape = [batch, time, heads, width];
                 let [q, k, v, dout] = [(); 4].map(|()| Buffer::filled(stream, dtype, &shape, 1.0));
@@ -531,6 +533,7 @@ fn attentions(cases: &mut Cases, sizes: &Sizes) {
                     scale: 0.0,
                     out: out.view(),
                     log_sum_exp: Some(log_sum_exp.view()),
+                    implementation,
                 };
                 let mut ops = vec![call(forward)];
                 // Two products forward, five backward, each over the lower triangle.
@@ -549,6 +552,7 @@ fn attentions(cases: &mut Cases, sizes: &Sizes) {
                         dq: dq.view(),
                         dk: dk.view(),
                         dv: dv.view(),
+                        implementation,
                     }));
                 }
                 let ceiling = if dtype == BF16 { Ceiling::Bf16Dot } else { Ceiling::Fma };

@@ -119,7 +119,7 @@ fn header(device: &str) -> serde_json::Value {
     let driver = driver.lines().next().and_then(|line| line.split_whitespace().find(|word| word.contains('.')));
     serde_json::json!({
         "device": device, "driver": driver.unwrap_or("none"), "cublaslt": variable("BENCH_CUBLASLT"),
-        "date": variable("BENCH_DATE"), "commit": variable("BENCH_COMMIT"),
+        "cudnn": variable("BENCH_CUDNN"), "date": variable("BENCH_DATE"), "commit": variable("BENCH_COMMIT"),
     })
 }
 

@@ -179,6 +179,36 @@ static void pointers_of_the_wrong_device(void) {
     scalert_runtime_destroy(runtime);
 }
 
+static void choices_of_attention(void) {
+    enum { T = 4, D = 16, HEAD = T * D };
+    scalert_runtime_t *runtime = cuda_runtime();
+    scalert_stream_t *stream = stream_of(runtime);
+    scalert_arena_t *device = arena_of(runtime, SCALERT_TIER_DEVICE, 1 << 16);
+    float *memory = floats_of(device, 9 * HEAD);
+    scalert_tensor_t all = vector(memory, 9 * HEAD), heads[8];
+    scalert_tensor_t sums = tensor(memory + 8 * HEAD, SCALERT_F32, 3, 1, 1, T, 0);
+    const scalert_tensor_t *q = heads, *k = heads + 1, *v = heads + 2, *out = heads + 3, *dout = heads + 4;
+    const scalert_tensor_t *dq = heads + 5, *dk = heads + 6, *dv = heads + 7;
+    scalert_attention_options_t options = SCALERT_ATTENTION_OPTIONS_INIT;
+    for (int i = 0; i < 8; i++) {
+        heads[i] = tensor(memory + i * HEAD, SCALERT_F32, 4, 1, T, 1, D);
+    }
+    OK(scalert_fill(stream, 1.0f, &all));
+    OK(scalert_attention_forward(stream, q, k, v, out, &sums, &options));
+    OK(scalert_attention_backward(stream, q, k, v, out, &sums, dout, dq, dk, dv, &options));
+    options.implementation = SCALERT_IMPLEMENTATION_VENDOR;
+    FAILS(scalert_attention_forward(stream, q, k, v, out, &sums, &options), SCALERT_UNAVAILABLE, "f32");
+    FAILS(scalert_attention_backward(stream, q, k, v, out, &sums, dout, dq, dk, dv, &options),
+          SCALERT_UNAVAILABLE, "order");
+    options.implementation = 3;
+    FAILS(scalert_attention_forward(stream, q, k, v, out, &sums, &options), SCALERT_INVALID_ARGUMENT,
+          "implementation");
+    OK(scalert_stream_wait(stream));
+    scalert_arena_destroy(device);
+    scalert_stream_destroy(stream);
+    scalert_runtime_destroy(runtime);
+}
+
 static void handles_of_different_devices(void) {
     scalert_runtime_t *runtime = cuda_runtime(), *cpu = cpu_runtime();
     scalert_stream_t *stream = stream_of(runtime), *on_cpu = stream_of(cpu);
@@ -587,6 +617,7 @@ int main(void) {
     devices();
     work_runs_in_order();
     pointers_of_the_wrong_device();
+    choices_of_attention();
     handles_of_different_devices();
     memory_runs_out();
     the_host_s_context_is_used_and_left_alone();

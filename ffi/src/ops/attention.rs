@@ -3,11 +3,9 @@
 use super::submit;
 use crate::argument::{Live, Optional, Options, boolean, enumeration};
 use crate::tensor::{Tensor, TensorView, optional_view};
-use scalert_runtime::device::DeviceKind;
+use scalert_runtime::Stream;
 use scalert_runtime::ops::attention::{AttentionBackward, AttentionForward};
-use scalert_runtime::ops::gemm::Implementation;
 use scalert_runtime::ops::rotary::{Rotary, RotaryLayout};
-use scalert_runtime::{Error, Status, Stream};
 
 c_enum! {
     RotaryLayout as "scalert_rotary_layout_t" {
@@ -32,16 +30,6 @@ c_struct! {
         causal: u8,
         scale: f32,
         implementation: i32,
-    }
-}
-
-/// Checks the choice of an implementation: there is the library's own alone.
-fn expect_own(stream: &Stream, implementation: i32) -> Result<(), Error> {
-    match (enumeration("implementation", implementation)?, stream.runtime().device()) {
-        (Implementation::Vendor, DeviceKind::Cuda) => {
-            Err(Error::new(Status::Unavailable, "implementation: this build has no attention but its own"))
-        }
-        _ => Ok(()),
     }
 }
 
@@ -74,8 +62,8 @@ export! {
         options: Options<AttentionOptions>,
     ) {
         let (causal, scale) = (boolean("causal", options.causal)?, options.scale);
-        expect_own(stream, options.implementation)?;
-        submit(stream, &AttentionForward { q, k, v, causal, scale, out, log_sum_exp })
+        let implementation = enumeration("implementation", options.implementation)?;
+        submit(stream, &AttentionForward { q, k, v, causal, scale, out, log_sum_exp, implementation })
     }
 
     /// Gradients of attention.
@@ -93,7 +81,10 @@ export! {
         options: Options<AttentionOptions>,
     ) {
         let (causal, scale) = (boolean("causal", options.causal)?, options.scale);
-        expect_own(stream, options.implementation)?;
-        submit(stream, &AttentionBackward { q, k, v, out, log_sum_exp, dout, causal, scale, dq, dk, dv })
+        let implementation = enumeration("implementation", options.implementation)?;
+        submit(
+            stream,
+            &AttentionBackward { q, k, v, out, log_sum_exp, dout, causal, scale, dq, dk, dv, implementation },
+        )
     }
 }

@@ -2,7 +2,7 @@ use crate::harness::*;
 use scalert_kernels::dtype::DType;
 use scalert_kernels::ops::Op;
 use scalert_kernels::ops::attention::reference::Attention;
-use scalert_kernels::ops::attention::{AttentionBackward, AttentionForward};
+use scalert_kernels::ops::attention::{AttentionBackward, AttentionForward, Implementation};
 use scalert_kernels::view::View;
 
 /// `[b, t or s, h, d]`, or f32 `[b, hq, t]`.
@@ -14,12 +14,13 @@ fn key_shape(a: &Attention) -> [usize; 4] {
 }
 
 /// Inputs of one case, and the outputs that the reference gives for them.
-struct Case {
-    sizes: Attention,
+pub struct Case {
+    pub sizes: Attention,
     dtype: DType,
     padding: usize,
     /// Whether the results begin where vectors may.
     aligned: bool,
+    pub implementation: Implementation,
     q: Tensor,
     k: Tensor,
     v: Tensor,
@@ -27,7 +28,7 @@ struct Case {
 }
 
 impl Case {
-    fn new(sizes: Attention, dtype: DType, padding: usize, rng: &mut Rng) -> Case {
+    pub fn new(sizes: Attention, dtype: DType, padding: usize, rng: &mut Rng) -> Case {
         let mut tensor =
             |shape: [usize; 4], offset| Tensor::with_layout(dtype, &shape, padding, offset).normal(rng, 1.0);
         Case {
@@ -39,11 +40,12 @@ impl Case {
             dtype,
             padding,
             aligned: false,
+            implementation: Implementation::Auto,
         }
     }
 
     /// With rows that begin where vectors may.
-    fn align(mut self) -> Case {
+    pub fn align(mut self) -> Case {
         for tensor in [&mut self.q, &mut self.k, &mut self.v, &mut self.dout] {
             let values = tensor.values();
             *tensor = Tensor::with_layout(self.dtype, tensor.shape(), 8, 0).fill(|i| values[i]);
@@ -51,7 +53,7 @@ impl Case {
         Case { padding: 8, aligned: true, ..self }
     }
 
-    fn forward<'a>(&'a self, out: &'a Tensor, log_sum_exp: Option<&'a Tensor>) -> AttentionForward<'a> {
+    pub fn forward<'a>(&'a self, out: &'a Tensor, log_sum_exp: Option<&'a Tensor>) -> AttentionForward<'a> {
         AttentionForward {
             q: self.q.view(),
             k: self.k.view(),
@@ -60,42 +62,55 @@ impl Case {
             scale: self.sizes.scale as f32,
             out: out.view(),
             log_sum_exp: log_sum_exp.map(Tensor::view),
+            implementation: self.implementation,
         }
     }
 
-    /// `out`, `log_sum_exp`, `dq`, `dk`, `dv` at every level, the same on any number of threads.
-    fn run(&self) -> Vec<(String, Vec<Tensor>)> {
+    /// `out`, `log_sum_exp`, `dq`, `dk`, `dv`, by whatever runs the two passes.
+    pub fn outputs(
+        &self,
+        forward: impl FnOnce(&AttentionForward<'_>),
+        backward: impl FnOnce(&AttentionBackward<'_>),
+    ) -> Vec<Tensor> {
         let a = &self.sizes;
+        let offset = |offset| if self.aligned { 0 } else { offset };
+        let tensor = |shape: [usize; 4], at| Tensor::with_layout(self.dtype, &shape, self.padding, offset(at));
+        let log_sum_exp = Tensor::with_layout(DType::F32, &[a.b, a.hq, a.t], 3, offset(1));
+        let out = tensor(query_shape(a), 2);
+        let (dq, dk, dv) = (tensor(query_shape(a), 0), tensor(key_shape(a), 1), tensor(key_shape(a), 0));
+        forward(&self.forward(&out, Some(&log_sum_exp)));
+        backward(&AttentionBackward {
+            q: self.q.view(),
+            k: self.k.view(),
+            v: self.v.view(),
+            out: out.view(),
+            log_sum_exp: log_sum_exp.view(),
+            dout: self.dout.view(),
+            causal: a.causal,
+            scale: a.scale as f32,
+            dq: dq.view(),
+            dk: dk.view(),
+            dv: dv.view(),
+            implementation: Implementation::Auto,
+        });
+        vec![out, log_sum_exp, dq, dk, dv]
+    }
+
+    /// The outputs at every level, the same on any number of threads.
+    fn run(&self) -> Vec<(String, Vec<Tensor>)> {
         let outputs = run_everywhere(|level, threads| {
-            let tensor = |shape: [usize; 4], offset| {
-                Tensor::with_layout(self.dtype, &shape, self.padding, if self.aligned { 0 } else { offset })
-            };
-            let log_sum_exp = Tensor::with_layout(DType::F32, &[a.b, a.hq, a.t], 3, 1);
-            let out = tensor(query_shape(a), 2);
-            let (dq, dk, dv) = (tensor(query_shape(a), 0), tensor(key_shape(a), 1), tensor(key_shape(a), 0));
-            run_with(&self.forward(&out, Some(&log_sum_exp)), level, threads);
-            let backward = AttentionBackward {
-                q: self.q.view(),
-                k: self.k.view(),
-                v: self.v.view(),
-                out: out.view(),
-                log_sum_exp: log_sum_exp.view(),
-                dout: self.dout.view(),
-                causal: a.causal,
-                scale: a.scale as f32,
-                dq: dq.view(),
-                dk: dk.view(),
-                dv: dv.view(),
-            };
-            run_with(&backward, level, threads);
-            vec![out, log_sum_exp, dq, dk, dv]
+            self.outputs(|op| run_with(op, level, threads), |op| run_with(op, level, threads))
         });
         let what = |level: &str| format!("{level} {} {:?}", self.dtype, self.sizes);
         outputs.into_iter().map(|(level, outputs)| (what(level.name()), outputs)).collect()
     }
 
-    /// Requires the contract's tolerance of every output.
     fn check(&self) {
+        self.check_outputs(self.run());
+    }
+
+    /// Requires the contract's tolerance of every output.
+    pub fn check_outputs(&self, results: Vec<(String, Vec<Tensor>)>) {
         let a = &self.sizes;
         let (q, k, v) = (self.q.values(), self.k.values(), self.v.values());
         let (out, log_sum_exp) = a.forward(&q, &k, &v);
@@ -103,7 +118,7 @@ impl Case {
         let terms = a.largest_terms(&q, &k, &v, &self.dout.values());
         let largest = |x: &[f64]| x.iter().filter(|x| x.is_finite()).fold(0.0, |m: f64, x| m.max(x.abs()));
         let e = epsilon(self.dtype).max(2f64.powi(-18));
-        for (what, outputs) in self.run() {
+        for (what, outputs) in results {
             assert_close(&format!("{what} out"), &outputs[0], &out, e, 2.0 * e * largest(&v));
             let bound = 2f64.powi(-19) * largest(&log_sum_exp).max(1.0);
             assert_close(&format!("{what} log_sum_exp"), &outputs[1], &log_sum_exp, 0.0, bound);
@@ -115,7 +130,7 @@ impl Case {
     }
 }
 
-fn sizes(b: usize, t: usize, s: usize, hq: usize, hk: usize, d: usize, causal: bool) -> Attention {
+pub fn sizes(b: usize, t: usize, s: usize, hq: usize, hk: usize, d: usize, causal: bool) -> Attention {
     Attention { b, t, s, hq, hk, d, causal, scale: 0.0 }
 }
 
@@ -273,7 +288,7 @@ fn nothing_to_see_gives_zero() {
 }
 
 /// Part `which` of a packed `[b, t, 3, h, d]` tensor.
-fn part<'a>(packed: &'a Tensor, which: usize, a: &Attention) -> View<'a> {
+pub fn part<'a>(packed: &'a Tensor, which: usize, a: &Attention) -> View<'a> {
     let row = 3 * a.hq * a.d;
     let data = packed.view().data().wrapping_add(which * a.hq * a.d * packed.dtype().size());
     // SAFETY: a part of the packed tensor.
@@ -297,20 +312,36 @@ fn works_on_parts_of_packed_qkv() {
             let log_sum_exp = Tensor::new(DType::F32, &[a.b, a.hq, a.t]);
             let gradients = Tensor::new(dtype, &[a.b, a.t, 3, a.hq, a.d]);
             let (q, k, v) = (part(&packed, 0, &a), part(&packed, 1, &a), part(&packed, 2, &a));
-            let (causal, scale) = (true, 0.0);
+            // Others may sum in another order where rows are aligned.
+            let (causal, scale, implementation) = (true, 0.0, Implementation::Own);
             let (out_view, log_sum_exp) = (out.view(), log_sum_exp.view());
-            run_with(
-                &AttentionForward { q, k, v, causal, scale, out: out_view, log_sum_exp: Some(log_sum_exp) },
-                level,
-                2,
-            );
+            let forward = AttentionForward {
+                q,
+                k,
+                v,
+                causal,
+                scale,
+                out: out_view,
+                log_sum_exp: Some(log_sum_exp),
+                implementation,
+            };
+            run_with(&forward, level, 2);
             let [dq, dk, dv] = [0, 1, 2].map(|which| part(&gradients, which, &a));
-            let dout = case.dout.view();
-            run_with(
-                &AttentionBackward { q, k, v, out: out_view, log_sum_exp, dout, causal, scale, dq, dk, dv },
-                level,
-                2,
-            );
+            let backward = AttentionBackward {
+                q,
+                k,
+                v,
+                out: out_view,
+                log_sum_exp,
+                dout: case.dout.view(),
+                causal,
+                scale,
+                dq,
+                dk,
+                dv,
+                implementation,
+            };
+            run_with(&backward, level, 2);
             assert!(out.bits() == expected[0].bits(), "{what}");
             let bits = gradients.bits();
             for which in 0..3 {
@@ -355,6 +386,7 @@ fn bad_arguments_are_refused() {
         dq: dq.view(),
         dk: dk.view(),
         dv: dv.view(),
+        implementation: Implementation::Auto,
     };
     backward.check().unwrap();
     let bf16 = |shape: &[usize]| Tensor::new(DType::BF16, shape);

@@ -1,7 +1,7 @@
 //! The CUDA device that the suite runs on: the machine's first GPU where there is one, else the emulated one.
 //! `SCALERT_TEST_DEVICE=emulated` takes the emulated one in any case.
 
-use scalert_kernels::backend::cuda::{CudaError, Device, Driver, Gpu, Handle, Properties, cublaslt, image};
+use scalert_kernels::backend::cuda::{CudaError, Device, Driver, Gpu, Handle, Properties, cublaslt, cudnn, image};
 use scalert_kernels::ops::Op;
 use std::ffi::{CStr, c_void};
 use std::sync::OnceLock;
@@ -23,14 +23,25 @@ pub fn cuda() -> Option<&'static Cuda> {
     cuda
 }
 
-/// The device with NVIDIA's libraries: its own where it is a GPU, else stand-ins that compute on the host.
-pub fn cuda_with_libraries() -> Option<&'static Cuda> {
+/// The device with cuBLASLt: its own where it is a GPU, else a stand-in that computes on the host.
+pub fn cuda_with_cublas_lt() -> Option<&'static Cuda> {
+    cuda_with_libraries(cublaslt::available)
+}
+
+/// The device with cuDNN: its own where it is a GPU, else a stand-in that computes on the host.
+pub fn cuda_with_cudnn() -> Option<&'static Cuda> {
+    cuda_with_libraries(cudnn::available)
+}
+
+fn cuda_with_libraries(available: fn() -> Result<(), &'static str>) -> Option<&'static Cuda> {
     static CUDA: OnceLock<Option<Cuda>> = OnceLock::new();
     let plain = cuda()?;
     if !plain.emulated {
-        return cublaslt::available().is_ok().then_some(plain);
+        return available().is_ok().then_some(plain);
     }
     let open = || {
+        // SAFETY: the stand-in's functions have the signatures of cuDNN's.
+        assert!(unsafe { cudnn::provide(&crate::cudnn::symbol) }, "nothing has loaded cuDNN before");
         // SAFETY: the stand-in's functions have the signatures of cuBLASLt's.
         assert!(unsafe { cublaslt::provide(&crate::cublaslt::symbol) }, "nothing has loaded cuBLASLt before");
         let device = Device::new(plain.device.driver(), 0).expect("the device says what it has").with_libraries();

@@ -2,7 +2,7 @@
 //! around it.
 
 use crate::cublaslt::PRODUCTS;
-use crate::device::{Cuda, cuda_with_libraries};
+use crate::device::{Cuda, cuda_with_cublas_lt};
 use crate::gemm::{Case, TRANSPOSES};
 use crate::harness::{Rng, Tensor, assert_each_close};
 use scalert_kernels::backend::cuda::Properties;
@@ -37,7 +37,7 @@ fn check(cuda: &Cuda, case: &Case, what: &str, coarse: f64) -> &'static str {
 
 #[test]
 fn row_major_products_become_column_major_ones() {
-    let Some(cuda) = cuda_with_libraries() else { return };
+    let Some(cuda) = cuda_with_cublas_lt() else { return };
     let mut rng = Rng(1);
     for (dtype, c_dtype) in [(DType::F32, DType::F32), (DType::BF16, DType::BF16), (DType::F16, DType::F32)] {
         for transposes in TRANSPOSES {
@@ -52,7 +52,7 @@ fn row_major_products_become_column_major_ones() {
 
 #[test]
 fn epilogues_are_its_own_or_follow() {
-    let Some(cuda) = cuda_with_libraries() else { return };
+    let Some(cuda) = cuda_with_cublas_lt() else { return };
     let mut rng = Rng(2);
     let activations = [
         Activation::None,
@@ -106,7 +106,7 @@ fn epilogues_are_its_own_or_follow() {
 
 #[test]
 fn products_pass_through_the_workspace_in_stretches() {
-    let Some(cuda) = cuda_with_libraries() else { return };
+    let Some(cuda) = cuda_with_cublas_lt() else { return };
     // 128 rows at a time, as a row is a quarter of the workspace for them and more.
     let (m, n, k) = (130, 66_000, 1);
     let mut rng = Rng(3);
@@ -125,7 +125,7 @@ fn products_pass_through_the_workspace_in_stretches() {
 
 #[test]
 fn what_it_refuses_runs_on_the_own_kernels() {
-    let Some(cuda) = cuda_with_libraries() else { return };
+    let Some(cuda) = cuda_with_cublas_lt() else { return };
     let mut rng = Rng(4);
     for implementation in [Implementation::Auto, Implementation::Vendor] {
         let mut case = Case::new(&mut rng, [5, 9, 33], [false, false], DType::BF16, DType::BF16);
@@ -144,7 +144,7 @@ fn what_it_refuses_runs_on_the_own_kernels() {
 
 #[test]
 fn batches_of_any_strides() {
-    let Some(cuda) = cuda_with_libraries() else { return };
+    let Some(cuda) = cuda_with_cublas_lt() else { return };
     let mut rng = Rng(5);
     let [m, n, k] = [4, 8, 16];
     // Leading dimensions of a, b and c; calls that a batch takes.

@@ -3,7 +3,7 @@
 use crate::harness::{Rng, levels, run_with};
 use scalert_kernels::dtype::{DType, bf16, f16};
 use scalert_kernels::ops::accumulate::Accumulate;
-use scalert_kernels::ops::attention::{AttentionBackward, AttentionForward};
+use scalert_kernels::ops::attention::{AttentionBackward, AttentionForward, Implementation};
 use scalert_kernels::ops::bias_gradient::BiasGradient;
 use scalert_kernels::ops::cast::{Cast, Rounding};
 use scalert_kernels::ops::cross_entropy::CrossEntropy;
@@ -120,12 +120,26 @@ fn attention() {
                 let (q, out, dout, dq) = (queries(), queries(), queries(), queries());
                 let (k, v, dk, dv) = (keys(), keys(), keys(), keys());
                 let sums = Edge::new(DType::F32, &[1, hq, t], 0);
-                let (q, k, v, out, log_sum_exp) = (q.view(), k.view(), v.view(), out.view(), sums.view());
+                let (q, k, v, out) = (q.view(), k.view(), v.view(), out.view());
                 let (dout, dq, dk, dv, scale) = (dout.view(), dq.view(), dk.view(), dv.view(), -0.5);
                 for level in levels() {
-                    let log_sum = Some(log_sum_exp);
-                    run_with(&AttentionForward { q, k, v, causal, scale, out, log_sum_exp: log_sum }, level, 1);
-                    let backward = AttentionBackward { q, k, v, out, log_sum_exp, dout, causal, scale, dq, dk, dv };
+                    let (log_sum_exp, implementation) = (Some(sums.view()), Implementation::Auto);
+                    run_with(&AttentionForward { q, k, v, causal, scale, out, log_sum_exp, implementation }, level, 1);
+                    let log_sum_exp = sums.view();
+                    let backward = AttentionBackward {
+                        q,
+                        k,
+                        v,
+                        out,
+                        log_sum_exp,
+                        dout,
+                        causal,
+                        scale,
+                        dq,
+                        dk,
+                        dv,
+                        implementation,
+                    };
                     run_with(&backward, level, 1);
                 }
             }

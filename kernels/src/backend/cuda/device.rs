@@ -1,6 +1,7 @@
 //! One device in one context: its properties, and its functions, loaded when they are first launched.
 
 use super::cublaslt::CublasLt;
+use super::cudnn::Cudnn;
 use super::driver::{CudaError, Driver, Handle, Library, attribute};
 use super::image;
 use std::collections::HashMap;
@@ -28,6 +29,7 @@ pub struct Device {
     properties: Properties,
     modules: Mutex<Modules>,
     cublas_lt: CublasLt,
+    cudnn: Cudnn,
 }
 
 #[derive(Default)]
@@ -66,7 +68,13 @@ impl Device {
             l2_bytes: read(attribute::L2_BYTES)?,
             native: Driver::of_machine().is_ok_and(|machine| std::ptr::eq(machine, driver)),
         };
-        Ok(Device { driver, properties, modules: Mutex::default(), cublas_lt: CublasLt::default() })
+        Ok(Device {
+            driver,
+            properties,
+            modules: Mutex::default(),
+            cublas_lt: CublasLt::default(),
+            cudnn: Cudnn::default(),
+        })
     }
 
     /// With the libraries of [`super::cublaslt::provide`] and the like, whatever the driver.
@@ -88,6 +96,11 @@ impl Device {
     /// cuBLASLt on this device. Only where the device is [`Properties::native`].
     pub(crate) fn cublas_lt(&self) -> &CublasLt {
         &self.cublas_lt
+    }
+
+    /// cuDNN on this device. Only where the device is [`Properties::native`].
+    pub(crate) fn cudnn(&self) -> &Cudnn {
+        &self.cudnn
     }
 
     /// The function `name` of the file `file`, loaded at first use. Loading is allowed while a stream is captured.
@@ -168,6 +181,7 @@ impl Device {
     /// Unloads what was loaded. A context that is gone has done so itself.
     pub fn unload(&mut self) {
         self.cublas_lt.destroy();
+        self.cudnn.destroy();
         let modules = self.modules.get_mut().unwrap_or_else(std::sync::PoisonError::into_inner);
         modules.functions.clear();
         for (_, module) in modules.loaded.drain() {

@@ -5,6 +5,7 @@
 //! device; what they compute does not.
 
 pub mod cublaslt;
+pub mod cudnn;
 pub mod device;
 pub mod driver;
 pub(crate) mod elementwise;

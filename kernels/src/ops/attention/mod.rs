@@ -28,15 +28,26 @@
 //! terms `scale P_ij (|dP_ij| + |D_i|) |k_jc|` (and likewise) that it sums, where `dP_ij = sum_c dout_ic v_jc` and
 //! `epsilon` is that of the dtype, and at least 2^-18.
 //!
+//! On a CUDA device the forward pass runs on cuDNN, where the machine has it and it takes the shapes: 16-bit dtypes,
+//! with `log_sum_exp` and all rows of the others aligned to 16 bytes, and at least one key. Its `log_sum_exp` is that of
+//! this library's kernels, so either may precede this library's backward pass. A row's sums are in an order of its own,
+//! the same on every run. It masks scores, not values: where `v` is infinite or NaN, so may `out` be for a few queries
+//! before those that see it. [`Implementation::Own`] keeps to this library's kernels. cuDNN's backward pass sums `dq` in
+//! no fixed order, and is not used: [`Implementation::Vendor`] is an error there, as it is for a forward pass that cuDNN
+//! refuses.
+//!
 //! Sources: Milakov & Gimelshein 2018 (online softmax); Dao et al. 2022 and Dao 2023 (FlashAttention: tiles, and the
 //! backward pass by recomputation); Ainslie et al. 2023 (grouped queries).
 
 mod cpu;
 mod cuda;
+mod own;
 pub mod reference;
+mod vendor;
 
 use crate::backend::cpu::Cpu;
-use crate::backend::cuda::{CudaError, Gpu, Properties};
+pub use crate::backend::cuda::Implementation;
+use crate::backend::cuda::{CudaError, Device, Gpu, Properties};
 use crate::dtype::DType;
 use crate::ops::Op;
 use crate::view::{Invalid, View};
@@ -58,6 +69,8 @@ pub struct AttentionForward<'a> {
     pub out: View<'a>,
     /// f32 `[b, hq, t]`, kept for the backward pass.
     pub log_sum_exp: Option<View<'a>>,
+    /// Whose kernels run on a CUDA device.
+    pub implementation: Implementation,
 }
 
 /// Attention's gradients, with the weights recomputed from `log_sum_exp`; see the [module](self).
@@ -89,6 +102,22 @@ pub struct AttentionBackward<'a> {
     pub dk: View<'a>,
     /// Gradient of `v`, `[b, s, hk, d]`.
     pub dv: View<'a>,
+    /// Whose kernels run on a CUDA device. There are no vendor's that give the same bits on every run.
+    pub implementation: Implementation,
+}
+
+impl AttentionForward<'_> {
+    /// What runs on a device, whose context is current: "cuDNN", "own mma" or "own simt". For traces.
+    pub fn implementation_on(&self, device: &Device) -> Result<&'static str, CudaError> {
+        cuda::forward_name(self, device)
+    }
+}
+
+impl AttentionBackward<'_> {
+    /// What runs on a device: "own mma" or "own simt". For traces.
+    pub fn implementation_on(&self, _device: &Device) -> Result<&'static str, CudaError> {
+        cuda::backward_name(self)
+    }
 }
 
 /// Requires the shapes and dtypes of the inputs that both passes have.
@@ -165,6 +194,10 @@ impl Op for AttentionForward<'_> {
         cpu::forward::run(self, cpu);
     }
 
+    fn cuda_workspace(&self, properties: &Properties) -> usize {
+        cuda::forward_workspace(self, properties)
+    }
+
     fn cuda(&self, gpu: &Gpu<'_>) -> Result<(), CudaError> {
         cuda::forward(self, gpu)
     }
@@ -210,7 +243,7 @@ impl Op for AttentionBackward<'_> {
     }
 
     fn cuda_workspace(&self, _properties: &Properties) -> usize {
-        cuda::backward_workspace(self)
+        own::backward_workspace(self)
     }
 
     fn cuda(&self, gpu: &Gpu<'_>) -> Result<(), CudaError> {
