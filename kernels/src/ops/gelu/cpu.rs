@@ -48,7 +48,8 @@ pub(crate) fn gelu_gradient<S: Simd, T: Element>(s: S, kind: GeluKind, x: S::F) 
             // The slope is 0 beyond 16, where x^2 must not overflow.
             let near = s.min(s.splat(16.0), s.abs(x));
             let du = s.fast_fma(s.mul(near, near), s.splat(6.0 * SCALE * CUBIC), s.splat(2.0 * SCALE));
-            s.fast_fma(s.mul(x, du), s.mul(tail, r), distribution(s, x, tail))
+            // x du may overflow where the slope is 0.
+            s.fast_fma(x, s.mul(du, s.mul(tail, r)), distribution(s, x, tail))
         }
     }
 }

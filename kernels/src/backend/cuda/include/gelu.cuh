@@ -30,5 +30,6 @@ template <GeluKind KIND> __device__ __forceinline__ float gelu_gradient(float x)
     // The slope is 0 beyond 16, where x^2 must not overflow.
     float near = 16.0f < fabsf(x) ? 16.0f : x;
     float du = __fmaf_rn(near * near, 6.0f * GELU_SCALE * GELU_CUBIC, 2.0f * GELU_SCALE);
-    return __fmaf_rn(x * du, tail * r, x < 0.0f ? tail : 1.0f - tail);
+    // x du may overflow where the slope is 0.
+    return __fmaf_rn(x, du * (tail * r), x < 0.0f ? tail : 1.0f - tail);
 }
