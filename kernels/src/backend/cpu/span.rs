@@ -215,18 +215,6 @@ macro_rules! each_pair {
 }
 pub(crate) use each_pair;
 
-/// Asks for the cache line at `p`, which need not be readable, to be brought into the second-level cache.
-#[inline(always)]
-pub(crate) fn prefetch<T>(p: *const T) {
-    #[cfg(target_arch = "x86_64")]
-    // SAFETY: a hint that reads nothing.
-    unsafe {
-        std::arch::x86_64::_mm_prefetch::<{ std::arch::x86_64::_MM_HINT_T1 }>(p.cast());
-    }
-    #[cfg(not(target_arch = "x86_64"))]
-    let _ = p;
-}
-
 /// The sum of all lanes of all `sums`.
 #[inline(always)]
 pub(crate) fn total<S: Simd>(s: S, sums: [S::F; UNROLL]) -> f32 {

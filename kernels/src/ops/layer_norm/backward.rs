@@ -2,8 +2,8 @@
 
 use super::rows::{arrange, dispatch, padded, plain_nan};
 use crate::backend::cpu::pair::{Paired, store_in_order};
-use crate::backend::cpu::span::{Span, each_pair, each_vector, prefetch};
-use crate::backend::cpu::{Cpu, Element, Kernel, MOST_LANES, Simd};
+use crate::backend::cpu::span::{Span, each_pair, each_vector};
+use crate::backend::cpu::{Cpu, Element, Kernel, MOST_LANES, Simd, prefetch};
 use crate::dtype::DType;
 use crate::view::View;
 use crate::with_float;

@@ -2,8 +2,8 @@
 
 use super::rows::{arrange, dispatch, padded, uses_dot_bf16};
 use crate::backend::cpu::pair::Paired;
-use crate::backend::cpu::span::{Span, UNROLL, each_pair, prefetch, total};
-use crate::backend::cpu::{Cpu, Kernel, Simd};
+use crate::backend::cpu::span::{Span, UNROLL, each_pair, total};
+use crate::backend::cpu::{Cpu, Kernel, Simd, prefetch};
 use crate::dtype::DType;
 use crate::view::View;
 use crate::with_float;
