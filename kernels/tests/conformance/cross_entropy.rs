@@ -125,6 +125,17 @@ fn values_that_are_not_finite_follow_the_reference() {
 }
 
 #[test]
+fn a_loss_scale_that_is_nan_makes_all_gradients_nan() {
+    // With all bits of the fraction set, which rounding must not carry over.
+    let nan = f32::from_bits(0x7fff_ffff);
+    for dtype in DType::FLOATS {
+        let logits = Tensor::new(dtype, &[3, 70]).normal(&mut Rng(5), 1.0);
+        let targets = Tensor::new(DType::I32, &[3]).fill(|row| row as f64);
+        compare("NaN", &logits, &targets, -1, (1.0, Some(nan)));
+    }
+}
+
+#[test]
 fn the_ignore_index_counts_unless_it_is_zero() {
     let logits = Tensor::new(DType::F32, &[4, 3]).normal(&mut Rng(3), 1.0);
     let targets = Tensor::new(DType::I32, &[4]).fill(|i| [0.0, 100.0, 2.0, -100.0][i]);

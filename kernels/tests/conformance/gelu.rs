@@ -10,7 +10,22 @@ const KINDS: [GeluKind; 2] = [GeluKind::Exact, GeluKind::Tanh];
 
 /// Element `i` of inputs that cover the curve, its tails and what is not a number.
 fn input(rng: &mut Rng, i: usize) -> f64 {
-    let special = [0.0, -0.0, f64::NAN, f64::INFINITY, f64::NEG_INFINITY, 1e-40, -1e-40, 3e38, -3e38, 6e4, -6e4, -14.0];
+    let special = [
+        0.0,
+        -0.0,
+        f64::NAN,
+        f64::INFINITY,
+        f64::NEG_INFINITY,
+        1e-40,
+        -1e-40,
+        1e20,
+        -1e20,
+        3e38,
+        -3e38,
+        6e4,
+        -6e4,
+        -14.0,
+    ];
     if i % 7 == 3 { special[i / 7 % special.len()] } else { rng.normal() * 3.0 }
 }
 

@@ -216,6 +216,12 @@ half_element!(
     bits
 );
 
+/// x, a NaN without low bits: as what meets results that are rounded without care for NaN must be.
+#[inline(always)]
+pub(crate) fn plain_nan(x: f32) -> f32 {
+    if x.is_nan() { f32::NAN } else { x }
+}
+
 /// A float type of tensors, and what results that are not exact are stored in it as.
 pub(crate) trait Float: Element {
     /// The same bits in memory, stored with the fewest instructions.

@@ -16,7 +16,7 @@ mod simd;
 pub(crate) mod span;
 
 pub use element::Element;
-pub(crate) use element::{Bf16Away, Bits16, Float};
+pub(crate) use element::{Bf16Away, Bits16, Float, plain_nan};
 pub use level::{Kernel, Level};
 pub use portable::Portable;
 pub use simd::{MOST_LANES, Simd};

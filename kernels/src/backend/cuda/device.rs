@@ -109,14 +109,7 @@ impl Device {
         if let Some(function) = modules.functions.get(name) {
             return Ok(*function);
         }
-        const RELAXED: i32 = 2;
-        let mut mode = RELAXED;
-        // SAFETY: exchanges this thread's mode, which is put back below.
-        unsafe { self.driver.exchange_capture_mode(&mut mode) }?;
-        let function = self.load(&mut modules, file, name);
-        // SAFETY: as above.
-        unsafe { self.driver.exchange_capture_mode(&mut mode) }?;
-        let function = function?;
+        let function = self.driver.relaxed(|| self.load(&mut modules, file, name))?;
         modules.functions.insert(name, function);
         Ok(function)
     }

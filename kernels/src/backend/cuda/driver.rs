@@ -221,6 +221,18 @@ functions! {
 }
 
 impl Driver {
+    /// Runs `body` while this thread may call what a capture on another stream would forbid.
+    pub(super) fn relaxed<R>(&self, body: impl FnOnce() -> Result<R, CudaError>) -> Result<R, CudaError> {
+        const RELAXED: i32 = 2;
+        let mut mode = RELAXED;
+        // SAFETY: exchanges this thread's mode, which is put back below.
+        unsafe { self.exchange_capture_mode(&mut mode) }?;
+        let result = body();
+        // SAFETY: as above.
+        unsafe { self.exchange_capture_mode(&mut mode) }?;
+        result
+    }
+
     /// The driver of this machine, initialised; the error says what is missing. Loaded once.
     pub fn of_machine() -> Result<&'static Driver, &'static str> {
         static DRIVER: OnceLock<Result<Driver, String>> = OnceLock::new();

@@ -1,7 +1,7 @@
 use super::{CrossEntropy, class, scale};
 use crate::backend::cpu::math::{FIXED, exp, exp_nonpositive, exp2_fixed, exp2_fixed_coarse, fixed_nonpositive, log};
 use crate::backend::cpu::span::{Span, UNROLL, each_vector, total};
-use crate::backend::cpu::{Cpu, Element, Float, Kernel, Simd};
+use crate::backend::cpu::{Cpu, Element, Float, Kernel, Simd, plain_nan};
 use crate::dtype::DType;
 use crate::with_float;
 
@@ -34,7 +34,7 @@ pub(crate) unsafe fn row<S: Simd, L: Element, G: Float>(
     // The rounding of `largest` would not cancel against the logit if their difference were not taken first.
     let loss = (largest - chosen) + s.max_lane(log(s, s.splat(sum)));
     if !dlogits.is_null() {
-        let factor = scale / sum;
+        let factor = plain_nan(scale / sum);
         // SAFETY: the caller's promise.
         unsafe { scaled_softmax(s, logits, v, largest, factor, dlogits) };
         let share = s.max_lane(exp(s, s.splat(chosen - largest))) / sum;

@@ -1,9 +1,9 @@
 //! The backward row kernel of layer norm and of RMS norm.
 
-use super::rows::{arrange, dispatch, padded, plain_nan};
+use super::rows::{arrange, dispatch, padded};
 use crate::backend::cpu::pair::{Paired, store_in_order};
 use crate::backend::cpu::span::{Span, each_pair, each_vector};
-use crate::backend::cpu::{Cpu, Element, Kernel, MOST_LANES, Simd, prefetch};
+use crate::backend::cpu::{Cpu, Element, Kernel, MOST_LANES, Simd, plain_nan, prefetch};
 use crate::dtype::DType;
 use crate::view::View;
 use crate::with_float;

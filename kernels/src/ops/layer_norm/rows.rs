@@ -112,8 +112,3 @@ pub(super) unsafe fn arrange<T: Paired>(
         None => (0..padded(width)).for_each(|i| unsafe { to.add(i).write(absent) }),
     }
 }
-
-/// A statistic as rows of bf16 need it: a NaN without low bits.
-pub(super) fn plain_nan(x: f32) -> f32 {
-    if x.is_nan() { f32::NAN } else { x }
-}

@@ -90,15 +90,8 @@ impl State {
 impl Cudnn {
     /// Runs `body` on the state while this thread may call what a capture on another stream would forbid.
     fn with<R>(&self, driver: &Driver, body: impl FnOnce(&mut State) -> Result<R, CudaError>) -> Result<R, CudaError> {
-        const RELAXED: i32 = 2;
         let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
-        let mut mode = RELAXED;
-        // SAFETY: exchanges this thread's mode, which is put back below.
-        unsafe { driver.exchange_capture_mode(&mut mode) }?;
-        let result = body(&mut state);
-        // SAFETY: as above.
-        unsafe { driver.exchange_capture_mode(&mut mode) }?;
-        result
+        driver.relaxed(|| body(&mut state))
     }
 
     /// Makes sure that there is a plan for the operation on this device, whose context is current; the error says why

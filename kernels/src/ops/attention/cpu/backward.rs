@@ -7,7 +7,7 @@ use super::gradient_tile::{Meet, Scratch, element};
 use super::pack::{across_rows, all_finite, along_rows, load_row, store_row, store_transposed, transpose, words};
 use super::product::{Pair, Product, Single};
 use super::{MOST_QUERIES, ROWS, Rows, Sizes, Tiles, accumulate_visible, queries};
-use crate::backend::cpu::{Cpu, Element, Kernel, Level, Simd};
+use crate::backend::cpu::{Cpu, Element, Kernel, Level, Simd, plain_nan};
 use crate::dtype::{DType, bf16};
 use crate::ops::attention::AttentionBackward;
 use crate::with_float;
@@ -240,7 +240,7 @@ impl<E: Element> Block<'_, E> {
                 }
                 delta = s.sum(sum);
                 // SAFETY: a live row.
-                log_sum2 = unsafe { *log_sum.add(query + i) } * std::f32::consts::LOG2_E;
+                log_sum2 = plain_nan(unsafe { *log_sum.add(query + i) } * std::f32::consts::LOG2_E);
             }
             // SAFETY: a query of the block.
             unsafe {
