@@ -12,6 +12,7 @@
 //! | [`memory`] | tiers, budgets and the ledger; owned blocks; arenas |
 //! | [`runtime`] | one device of one rank |
 //! | [`stream`], [`event`] | order of work |
+//! | [`comm`] | groups of ranks, and the collective operations between them |
 //! | [`precision`] | the loss scaler |
 //! | [`optim`] | hyper-parameters, bias corrections and learning-rate schedules |
 //! | [`state`] | parameters, groups, the micro-step machine and the step |
@@ -20,6 +21,7 @@
 //! [`state::State`], [`precision::Scaler`], [`memory::Arena`]) notice a second one and refuse it with
 //! `FAILED_PRECONDITION`; after a panic inside a call they refuse everything with `INTERNAL`.
 
+pub mod comm;
 pub mod cuda;
 pub mod device;
 pub mod error;

@@ -1,0 +1,64 @@
+//! Communicators: collective operations over a group of ranks.
+//!
+//! Every rank calls the same operations in the same order, each with a stream of its own runtime. An operation is enqueued; on
+//! the CPU device it is complete when it returns. Tensors are contiguous and of one dimension; n is their number of elements.
+
+use crate::error::Result;
+use crate::stream::Queue;
+use scalert_kernels::view::View;
+
+/// How the elements of the ranks become one.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Reduction {
+    /// Their sum. 16-bit floats are summed in f32 and rounded once.
+    Sum,
+    /// The largest; a NaN if one is.
+    Max,
+    /// Their sum divided by the world; floats only.
+    Mean,
+}
+
+/// A group of ranks. Arguments have been checked: dtypes, shapes, overlap, and that memory is of the device.
+pub(crate) trait Communicator: Send + Sync {
+    /// This rank: 0 to world - 1.
+    fn rank(&self) -> u32;
+    /// The number of ranks.
+    fn world(&self) -> u32;
+    /// Whether sums are in the order of ranks, so that they have the same bits every time and however tensors are divided.
+    fn deterministic(&self) -> bool;
+    /// x = the reduction of x over the ranks, on every rank.
+    fn all_reduce(&self, queue: &mut Queue<'_>, x: View<'_>, reduction: Reduction) -> Result<()>;
+    /// output = the reduction of input over the ranks, on `root`; elsewhere output is not given. It may be input itself.
+    fn reduce(
+        &self,
+        queue: &mut Queue<'_>,
+        input: View<'_>,
+        output: Option<View<'_>>,
+        reduction: Reduction,
+        root: u32,
+    ) -> Result<()>;
+    /// output \[n\] = part `rank` of the reduction of input \[world n\]; it may be that part of input.
+    fn reduce_scatter(
+        &self,
+        queue: &mut Queue<'_>,
+        input: View<'_>,
+        output: View<'_>,
+        reduction: Reduction,
+    ) -> Result<()>;
+    /// output \[world n\] = the inputs \[n\] of the ranks, one behind the other; input may be its part of output.
+    fn all_gather(&self, queue: &mut Queue<'_>, input: View<'_>, output: View<'_>) -> Result<()>;
+    /// x = x of `root`.
+    fn broadcast(&self, queue: &mut Queue<'_>, x: View<'_>, root: u32) -> Result<()>;
+    /// Part r of output \[world n\] = part `rank` of input \[world n\] of rank r.
+    fn all_to_all(&self, queue: &mut Queue<'_>, input: View<'_>, output: View<'_>) -> Result<()>;
+    /// Gives x to another rank, which receives it.
+    fn send(&self, queue: &mut Queue<'_>, x: View<'_>, to: u32) -> Result<()>;
+    /// x = what another rank sends.
+    fn receive(&self, queue: &mut Queue<'_>, x: View<'_>, from: u32) -> Result<()>;
+    /// Holds work of the queue back until every rank has come here.
+    fn barrier(&self, queue: &mut Queue<'_>) -> Result<()>;
+    /// Gives the group up: operations in progress and later ones, of every rank that can be reached, fail.
+    fn abort(&self);
+    /// What has gone wrong since, if anything.
+    fn async_error(&self) -> Result<()>;
+}
