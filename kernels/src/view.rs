@@ -213,6 +213,18 @@ impl<'a> View<'a> {
         flat
     }
 
+    /// Elements `range` of a contiguous view, counted in row-major order, as one dimension.
+    pub fn span(&self, range: std::ops::Range<usize>) -> View<'a> {
+        assert!(self.is_contiguous() && range.start <= range.end && range.end <= self.numel());
+        let mut span = *self;
+        span.data = self.data.wrapping_add(range.start * self.dtype.size());
+        span.ndim = 1;
+        span.shape = [1; MAX_DIMS];
+        span.stride = [0; MAX_DIMS];
+        (span.shape[0], span.stride[0]) = (range.len(), 1);
+        span
+    }
+
     /// The same rows with all dimensions but the last merged into one where the strides allow it, else unchanged:
     /// then the offset of a row is one product.
     pub fn collapsed(&self) -> View<'a> {

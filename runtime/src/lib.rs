@@ -15,6 +15,7 @@
 //! | [`comm`] | groups of ranks, and the collective operations between them |
 //! | [`precision`] | the loss scaler |
 //! | [`optim`] | hyper-parameters, bias corrections and learning-rate schedules |
+//! | [`shard`] | how training state is divided over ranks: pure arithmetic |
 //! | [`state`] | parameters, groups, the micro-step machine and the step |
 //!
 //! Objects are shared by `&self` and are `Send + Sync`. Those that one thread at a time may use ([`stream::Stream`],
@@ -33,6 +34,7 @@ pub mod optim;
 pub mod precision;
 mod readback;
 pub mod runtime;
+pub mod shard;
 pub mod state;
 pub mod stream;
 pub mod threads;
@@ -43,7 +45,8 @@ pub use event::Event;
 pub use memory::{Allocator, Arena, MemoryReport, Tier, TierReport};
 pub use precision::{Scaler, ScalerDesc, ScalerReport};
 pub use runtime::{Runtime, RuntimeDesc};
-pub use state::{GroupDesc, ParameterInfo, Part, State, StateDesc, StepDesc, StepResult};
+pub use shard::Stage;
+pub use state::{GradientReduction, GroupDesc, ParameterInfo, Part, State, StateDesc, StepDesc, StepResult};
 pub use stream::Stream;
 pub use trace::{Trace, TraceDesc, TraceInfo};
 

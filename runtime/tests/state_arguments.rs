@@ -61,8 +61,12 @@ fn bad_arguments_are_named_and_change_nothing() {
     refused(state.step(&other_stream, &zero), "stream");
     state.step(&stream, &zero).unwrap();
 
-    let building = State::new(&runtime, &StateDesc { gradient_dtype: Some(DType::F32) }).unwrap();
-    refused(State::new(&runtime, &StateDesc { gradient_dtype: Some(DType::BF16) }).map(|_| ()), "gradient_dtype");
+    let building =
+        State::new(&runtime, &StateDesc { gradient_dtype: Some(DType::F32), ..StateDesc::default() }).unwrap();
+    refused(
+        State::new(&runtime, &StateDesc { gradient_dtype: Some(DType::BF16), ..StateDesc::default() }).map(|_| ()),
+        "gradient_dtype",
+    );
     let zero = GroupDesc::default();
     for (desc, argument) in [
         (GroupDesc { weight_dtype: Some(DType::I32), ..zero }, "weight_dtype"),

@@ -20,6 +20,7 @@ pub mod attention;
 pub mod axpy;
 pub mod bias_gradient;
 pub mod cast;
+pub mod choose_overflow;
 pub mod cross_entropy;
 pub mod dropout;
 pub mod embedding;

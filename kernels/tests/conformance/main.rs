@@ -10,6 +10,7 @@ mod attention_vendor;
 mod axpy;
 mod bias_gradient;
 mod cast;
+mod choose_overflow;
 mod cross_entropy;
 mod cublaslt;
 mod cudnn;

@@ -32,7 +32,19 @@ fn step(
     before: Control,
     change: impl Fn(&mut StepControl<'_>),
 ) -> Control {
-    let (sum, overflow) = (words(&squares.words), words(&[mark as i64]));
+    step_of_ranks(squares, &[mark], scaler, before, change)
+}
+
+/// The same with the mark of each rank.
+fn step_of_ranks(
+    squares: &Accumulator,
+    marks: &[u64],
+    scaler: Option<f32>,
+    before: Control,
+    change: impl Fn(&mut StepControl<'_>),
+) -> Control {
+    let sum = words(&squares.words);
+    let overflow = words(&marks.iter().map(|mark| *mark as i64).collect::<Vec<_>>());
     let state = scaler.map(|scale| words(&[i64::from(scale.to_bits()) | 17 << 32, 3, 0]));
     let outputs = run_identically(|target, threads| {
         let control = control_words(before);
@@ -198,10 +210,28 @@ fn bad_arguments_are_named() {
     assert!(good.check().is_ok());
     let refused = |op: StepControl<'_>| op.check().unwrap_err().argument;
     assert_eq!(refused(StepControl { square_sum: control.view(), ..good }), "square_sum");
-    assert_eq!(refused(StepControl { overflow: control.view(), ..good }), "overflow");
+    assert_eq!(refused(StepControl { overflow: Tensor::new(DType::I64, &[0]).view(), ..good }), "overflow");
+    assert_eq!(refused(StepControl { overflow: Tensor::new(DType::F32, &[1]).view(), ..good }), "overflow");
+    assert_eq!(refused(StepControl { overflow: control.view(), ..good }), "control", "they overlap");
     assert_eq!(refused(StepControl { loss_scale_state: Some(control.view()), ..good }), "loss_scale_state");
     assert_eq!(refused(StepControl { gradient_scale: f32::NAN, ..good }), "gradient_scale");
     assert_eq!(refused(StepControl { max_norm: -1.0, ..good }), "max_norm");
     assert_eq!(refused(StepControl { loss_scale: 0.0, ..good }), "loss_scale");
     assert_eq!(refused(StepControl { control: state.view(), ..good }), "control");
+}
+
+#[test]
+fn of_the_marks_of_ranks_the_first_counts() {
+    let (early, late) = (overflow_mark(0, 9), overflow_mark(1, 2));
+    for (marks, first, rank) in [
+        (&[0u64, late, early, early][..], early, 2),
+        (&[late, late], late, 0),
+        (&[0, 0, 0], 0, 0),
+        (&[0, 0, late], late, 2),
+    ] {
+        let got = step_of_ranks(&squares_of(&[3.0]), marks, None, Control::default(), |_| {});
+        let unscaled = 3.0 / marks.len() as f64;
+        assert!(if got.skipped == 1 { got.gradient_norm.is_nan() } else { got.gradient_norm == unscaled }, "{got:?}");
+        assert_eq!((got.overflow, got.overflow_rank, got.skipped), (first, rank, i64::from(first != 0)), "{marks:x?}");
+    }
 }

@@ -62,3 +62,21 @@ pub(crate) trait Communicator: Send + Sync {
     /// What has gone wrong since, if anything.
     fn async_error(&self) -> Result<()>;
 }
+
+/// A rank's handle.
+#[derive(Clone)]
+pub struct Comm {
+    runtime: crate::runtime::Runtime,
+    communicator: std::sync::Arc<dyn Communicator>,
+}
+
+impl Comm {
+    /// The runtime that it belongs to.
+    pub fn runtime(&self) -> &crate::runtime::Runtime {
+        &self.runtime
+    }
+
+    pub(crate) fn communicator(&self) -> &dyn Communicator {
+        &*self.communicator
+    }
+}

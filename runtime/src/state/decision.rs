@@ -1,9 +1,11 @@
 //! The memory in which the device decides what becomes of a step.
 //!
 //! On the device, 64-bit words: the accumulator of the squared norm, the count of elements that are not finite, the
-//! record of the first overflow, and the control block. The first three are of one step. On the host, where the device
-//! reads and writes it: the range of each parameter, group by group, and a copy of the control block.
+//! record of the first overflow, the control block, and what the ranks tell each other: the record of each, and what each
+//! has found. The first three are of one step. On the host, where the device reads and writes it: the range of each
+//! parameter in what this rank sums, group by group, and a copy of the control block.
 
+use super::group::Group;
 use super::parameter::Parameter;
 use crate::error::Result;
 use crate::event::Event;
@@ -12,6 +14,7 @@ use crate::readback::Readback;
 use crate::stream::Queue;
 use scalert_kernels::dtype::DType;
 use scalert_kernels::exact_sum;
+use scalert_kernels::ops::choose_overflow::FOUND_WORDS;
 use scalert_kernels::ops::first_overflow::RANGE_WORDS;
 use scalert_kernels::ops::step_control::Control;
 use scalert_kernels::view::View;
@@ -22,11 +25,17 @@ const COUNT: usize = ACCUMULATOR + exact_sum::WORDS;
 const OVERFLOW: usize = COUNT + 1;
 /// The words before it are of one step.
 const CONTROL: usize = OVERFLOW + 1;
-const WORDS: usize = CONTROL + Control::WORDS;
+const MARKS: usize = CONTROL + Control::WORDS;
+
+/// All words of a group of ranks; a single one tells nobody.
+fn words(world: usize) -> usize {
+    MARKS + if world == 1 { 0 } else { world * (1 + FOUND_WORDS) }
+}
 
 /// The memory of a state's decisions.
 pub(super) struct Decision {
     words: Block,
+    world: usize,
     ranges: Block,
     figures: Readback,
     /// Rows of the ranges of each group.
@@ -35,8 +44,8 @@ pub(super) struct Decision {
 
 impl Decision {
     /// What it takes of the device.
-    pub(super) fn device_charge() -> Charge {
-        Charge { purpose: Purpose::Other, bytes: (WORDS * size_of::<i64>()) as u64 }
+    pub(super) fn device_charge(world: usize) -> Charge {
+        Charge { purpose: Purpose::Other, bytes: (words(world) * size_of::<i64>()) as u64 }
     }
 
     /// What it takes of [`Readback::tier`].
@@ -48,24 +57,30 @@ impl Decision {
     /// Over the blocks that the charges asked for.
     pub(super) fn new(
         words: Block,
+        world: usize,
         [ranges, figures]: [Block; 2],
         copied: Event,
-        groups: usize,
+        groups: &[Group],
         parameters: &[Parameter],
     ) -> Decision {
-        let mut rows = Vec::with_capacity(groups);
+        let mut rows = Vec::with_capacity(groups.len());
         let mut next = 0;
-        for group in 0..groups {
+        for (g, group) in groups.iter().enumerate() {
+            let own = &group.shards().own;
             let first = next;
-            for (number, parameter) in parameters.iter().enumerate().filter(|(_, p)| p.info.group as usize == group) {
-                let range = [number as i64, parameter.range.start as i64, parameter.range.len() as i64];
+            for (number, parameter) in parameters.iter().enumerate().filter(|(_, p)| p.info.group as usize == g) {
+                let (start, end) = (parameter.range.start.max(own.start), parameter.range.end.min(own.end));
+                if start >= end && world > 1 {
+                    continue;
+                }
+                let range = [number as i64, (start - own.start) as i64, (end - start) as i64];
                 // SAFETY: the block has a range for each parameter, and no one else knows it yet.
                 unsafe { ranges.data().cast::<[i64; RANGE_WORDS]>().add(next).write(range) };
                 next += 1;
             }
             rows.push(first..next);
         }
-        Decision { words, ranges, figures: Readback::new(figures, copied), rows }
+        Decision { words, world, ranges, figures: Readback::new(figures, copied), rows }
     }
 
     fn view<'a>(&self, word: usize, words: usize) -> View<'a> {
@@ -87,6 +102,21 @@ impl Decision {
     /// The record of the first overflow.
     pub(super) fn overflow<'a>(&self) -> View<'a> {
         self.view(OVERFLOW, 1)
+    }
+
+    /// The records of all ranks.
+    pub(super) fn marks<'a>(&self) -> View<'a> {
+        if self.world == 1 { self.overflow() } else { self.view(MARKS, self.world) }
+    }
+
+    /// What this rank has found.
+    pub(super) fn found<'a>(&self) -> View<'a> {
+        self.view(CONTROL + Control::OVERFLOW_WORD, FOUND_WORDS)
+    }
+
+    /// What all ranks have found, one behind the other.
+    pub(super) fn all_found<'a>(&self) -> View<'a> {
+        self.view(MARKS + self.world, self.world * FOUND_WORDS)
     }
 
     /// The control block.

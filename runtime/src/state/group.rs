@@ -1,10 +1,12 @@
 //! Groups of parameters: what they share, and the flat buffers that their elements lie in.
 
-use super::layout::Layout;
+use super::Sharding;
 use super::parameter::{Parameter, Part};
 use crate::error::{Error, Result};
 use crate::memory::{Block, Charge, Purpose};
 use crate::optim::{AdamWOptions, LionOptions, Optimizer, SgdOptions};
+use crate::shard::Stage;
+use crate::shard::layout::{Division, Layout};
 use crate::stream::Queue;
 use scalert_kernels::dtype::DType;
 use scalert_kernels::ops::Op;
@@ -12,6 +14,7 @@ use scalert_kernels::ops::adamw::AdamW;
 use scalert_kernels::ops::lion::Lion;
 use scalert_kernels::ops::sgd::Sgd;
 use scalert_kernels::view::{Invalid, View};
+use std::ops::Range;
 
 /// Hyper-parameters and formats that a group of parameters shares. 0 is always the default.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
@@ -34,6 +37,8 @@ pub struct GroupDesc {
     pub momentum: f32,
     /// SGD.
     pub nesterov: bool,
+    /// Whether the weights never change: no master weights, moments and gradients are kept.
+    pub frozen: bool,
 }
 
 impl GroupDesc {
@@ -60,6 +65,7 @@ impl GroupDesc {
     /// Moments that the optimizer keeps.
     pub(super) fn moments(&self) -> usize {
         match self.optimizer {
+            _ if self.frozen => 0,
             Optimizer::AdamW => 2,
             Optimizer::Lion => 1,
             Optimizer::Sgd => usize::from(self.momentum != 0.0),
@@ -144,105 +150,215 @@ impl Update<'_> {
     }
 }
 
+/// A part of the flat space in memory; padding is zero and stays so.
+struct Flat {
+    block: Block,
+    dtype: DType,
+    covers: Range<usize>,
+}
+
+impl Flat {
+    fn at(&self, element: usize) -> *mut u8 {
+        self.block.data().as_ptr().wrapping_add((element - self.covers.start) * self.dtype.size())
+    }
+
+    /// Elements of the flat space, which it covers.
+    fn view<'a>(&self, range: Range<usize>) -> View<'a> {
+        assert!(self.covers.start <= range.start && range.end <= self.covers.end);
+        // SAFETY: the block has the elements that it covers; the state lends its memory to one call at a time, and to the
+        // host by acquire, for reading.
+        unsafe { View::new("group", self.at(range.start), self.dtype, &[range.len()], &[1]) }.expect("a valid view")
+    }
+
+    /// A parameter in its shape; None when it is not covered whole.
+    fn parameter<'a>(&self, parameter: &Parameter) -> Option<View<'a>> {
+        let Range { start, end } = parameter.range;
+        if start < self.covers.start || end > self.covers.end {
+            return None;
+        }
+        // SAFETY: as in `view`.
+        let view =
+            unsafe { View::new("parameter", self.at(start), self.dtype, &parameter.info.shape, &parameter.stride) };
+        Some(view.expect("a valid view"))
+    }
+}
+
+/// Which part of the flat space a rank keeps of each kind of state.
+#[derive(Clone, Debug)]
+pub(super) struct Shards {
+    pub(super) division: Division,
+    /// All of it.
+    pub(super) all: Range<usize>,
+    /// The rank's own range.
+    pub(super) own: Range<usize>,
+    stage: Stage,
+}
+
+impl Shards {
+    fn from(&self, stage: Stage) -> Range<usize> {
+        if self.stage >= stage { self.own.clone() } else { self.all.clone() }
+    }
+
+    /// Weights that the model reads.
+    pub(super) fn weights(&self) -> Range<usize> {
+        self.from(Stage::Parameters)
+    }
+
+    /// What the optimizer updates, and keeps state for.
+    pub(super) fn updated(&self) -> Range<usize> {
+        self.from(Stage::Optimizer)
+    }
+
+    /// Gradient accumulators.
+    pub(super) fn gradients(&self) -> Range<usize> {
+        self.from(Stage::Gradients)
+    }
+}
+
 /// A group of parameters.
 pub(super) struct Group {
     pub(super) desc: GroupDesc,
     pub(super) layout: Layout,
+    sharding: Sharding,
     storage: Option<Storage>,
 }
 
-/// The memory of a group. Each block holds the flat space of the layout; padding is zero and stays so.
+/// The memory of a group.
 struct Storage {
-    master: Block,
-    moments: Vec<Block>,
-    gradient: Block,
-    /// None for f32 weights: the master weights are what the model reads.
-    weight: Option<Block>,
+    shards: Shards,
+    /// None for frozen groups, whose weights are all there is.
+    master: Option<Flat>,
+    moments: Vec<Flat>,
+    gradient: Option<Flat>,
+    /// None for f32 weights with master weights, which are then what the model reads.
+    weight: Option<Flat>,
 }
 
 impl Group {
-    pub(super) fn new(desc: GroupDesc) -> Group {
-        Group { desc, layout: Layout::default(), storage: None }
+    pub(super) fn new(desc: GroupDesc, sharding: Sharding) -> Group {
+        Group { desc, layout: Layout::default(), sharding, storage: None }
     }
 
-    /// What the group takes, one charge for each block, in the order that [`Group::seal`] takes them.
-    pub(super) fn charges(&self) -> Vec<Charge> {
-        let len = self.layout.len() as u64;
-        let charge = |purpose, size: usize| Charge { purpose, bytes: len * size as u64 };
-        let mut charges = vec![charge(Purpose::Master, 4), charge(Purpose::Gradients, 4)];
-        charges.extend((0..self.desc.moments()).map(|_| charge(Purpose::Moments, 4)));
-        if self.desc.weight_dtype() != DType::F32 {
-            charges.push(charge(Purpose::Weights, self.desc.weight_dtype().size()));
+    /// Which rank keeps what, as the layout is now.
+    fn shards_now(&self) -> Shards {
+        let Sharding { stage, rank, world } = self.sharding;
+        let division = Division::new(self.layout.len(), world);
+        // A group of one rank has all of everything.
+        let stage = if world == 1 { Stage::Replicated } else { stage };
+        Shards { division, all: 0..division.len(), own: division.of(rank), stage }
+    }
+
+    /// Which rank keeps what.
+    pub(super) fn shards(&self) -> &Shards {
+        &self.storage().shards
+    }
+
+    /// What is kept in which memory, in the order that [`Group::seal`] takes the blocks: purpose, dtype and range.
+    fn kept(&self, shards: &Shards) -> Vec<(Purpose, DType, Range<usize>)> {
+        let weight = self.desc.weight_dtype();
+        if self.desc.frozen {
+            return vec![(Purpose::Weights, weight, shards.weights())];
         }
-        charges
+        let has_copy = weight != DType::F32;
+        // Where the model reads the master weights, they are where weights are.
+        let master = if has_copy { shards.updated() } else { shards.weights() };
+        let mut kept =
+            vec![(Purpose::Master, DType::F32, master), (Purpose::Gradients, DType::F32, shards.gradients())];
+        kept.extend((0..self.desc.moments()).map(|_| (Purpose::Moments, DType::F32, shards.updated())));
+        kept.extend(has_copy.then(|| (Purpose::Weights, weight, shards.weights())));
+        kept
+    }
+
+    /// What the group takes, one charge for each block.
+    pub(super) fn charges(&self) -> Vec<Charge> {
+        let kept = self.kept(&self.shards_now()).into_iter();
+        kept.map(|(purpose, dtype, range)| Charge { purpose, bytes: range.len() as u64 * dtype.size() as u64 })
+            .collect()
     }
 
     /// Takes the blocks that [`Group::charges`] asked for.
     pub(super) fn seal(&mut self, blocks: &mut impl Iterator<Item = Block>) {
-        let mut next = || blocks.next().expect("one block for each charge");
-        self.storage = Some(Storage {
-            master: next(),
-            gradient: next(),
-            moments: (0..self.desc.moments()).map(|_| next()).collect(),
-            weight: (self.desc.weight_dtype() != DType::F32).then(&mut next),
-        });
+        let shards = self.shards_now();
+        let mut storage = Storage { master: None, moments: Vec::new(), gradient: None, weight: None, shards };
+        for (purpose, dtype, covers) in self.kept(&storage.shards) {
+            let flat = Flat { block: blocks.next().expect("one block for each charge"), dtype, covers };
+            match purpose {
+                Purpose::Master => storage.master = Some(flat),
+                Purpose::Gradients => storage.gradient = Some(flat),
+                Purpose::Moments => storage.moments.push(flat),
+                _ => storage.weight = Some(flat),
+            }
+        }
+        self.storage = Some(storage);
     }
 
     fn storage(&self) -> &Storage {
         self.storage.as_ref().expect("the machine lets no one here before seal")
     }
 
-    /// A block's flat space as one tensor.
-    fn flat(&self, block: &Block, dtype: DType) -> View<'_> {
-        // SAFETY: the block has the layout's elements; the state lends its memory to one call at a time, and to the
-        // host by acquire, for reading.
-        unsafe { View::new("group", block.data().as_ptr(), dtype, &[self.layout.len()], &[1]) }.expect("a valid view")
+    /// Gradient accumulators of a range that this rank keeps.
+    pub(super) fn gradients<'a>(&self, range: Range<usize>) -> View<'a> {
+        self.storage().gradient.as_ref().expect("a frozen group has no gradients").view(range)
     }
 
-    /// All gradient accumulators.
-    pub(super) fn gradients(&self) -> View<'_> {
-        self.flat(&self.storage().gradient, DType::F32)
-    }
-
-    /// The optimizer's operation on the whole group.
-    pub(super) fn update<'a>(&'a self, rates: &Rates<'a>) -> Update<'a> {
+    /// The optimizer's operation on all that this rank updates.
+    pub(super) fn update<'a>(&self, rates: &Rates<'a>) -> Update<'a> {
         let storage = self.storage();
+        let range = storage.shards.updated();
+        let view = |flat: &Flat| flat.view(range.clone());
         let buffers = Buffers {
-            gradient: self.gradients(),
-            master: self.flat(&storage.master, DType::F32),
-            moments: [0, 1].map(|i| storage.moments.get(i).map(|block| self.flat(block, DType::F32))),
-            weight: storage.weight.as_ref().map(|block| self.flat(block, self.desc.weight_dtype())),
+            gradient: self.gradients(range.clone()),
+            master: view(storage.master.as_ref().expect("a frozen group is not updated")),
+            moments: [0, 1].map(|i| storage.moments.get(i).map(view)),
+            weight: storage.weight.as_ref().map(view),
         };
         self.desc.update(&buffers, rates)
     }
 
-    /// A parameter's part of a block, in its shape.
-    fn slice<'a>(&self, block: &Block, dtype: DType, parameter: &Parameter) -> View<'a> {
-        let data = block.data().as_ptr().wrapping_add(parameter.range.start * dtype.size());
-        // SAFETY: as in `flat`; the parameter's elements lie inside the layout.
-        unsafe { View::new("parameter", data, dtype, &parameter.info.shape, &parameter.stride) }.expect("a valid view")
-    }
-
-    /// A part of a parameter, f32; None when the optimizer has no such moment.
-    pub(super) fn part<'a>(&self, parameter: &Parameter, part: Part) -> Option<View<'a>> {
+    fn flat(&self, part: Part) -> Option<&Flat> {
         let storage = self.storage();
-        let block = match part {
-            Part::Master => Some(&storage.master),
+        match part {
+            // Of a frozen group the weights.
+            Part::Master => storage.master.as_ref().or(storage.weight.as_ref()),
             Part::Moment1 => storage.moments.first(),
             Part::Moment2 => storage.moments.get(1),
-            Part::Gradient => Some(&storage.gradient),
-        };
-        block.map(|block| self.slice(block, DType::F32, parameter))
+            Part::Gradient => storage.gradient.as_ref(),
+        }
     }
 
-    /// The weight of a parameter where it is a copy of the master weights.
-    pub(super) fn weight_copy<'a>(&self, parameter: &Parameter) -> Option<View<'a>> {
-        self.storage().weight.as_ref().map(|block| self.slice(block, self.desc.weight_dtype(), parameter))
+    /// What the model reads.
+    fn weights(&self) -> &Flat {
+        let storage = self.storage();
+        storage.weight.as_ref().or(storage.master.as_ref()).expect("every group has weights")
     }
 
-    /// The weight of a parameter, as the model reads it.
-    pub(super) fn weight<'a>(&self, parameter: &Parameter) -> View<'a> {
-        let master = || self.slice(&self.storage().master, DType::F32, parameter);
-        self.weight_copy(parameter).unwrap_or_else(master)
+    /// Whether the group keeps such a part.
+    pub(super) fn has(&self, part: Part) -> bool {
+        self.flat(part).is_some()
+    }
+
+    /// A part of a parameter, in its shape; None when the group does not keep it, or this rank not all of it.
+    pub(super) fn part<'a>(&self, parameter: &Parameter, part: Part) -> Option<View<'a>> {
+        self.flat(part)?.parameter(parameter)
+    }
+
+    /// Elements of a part that this rank keeps.
+    pub(super) fn span<'a>(&self, part: Part, range: Range<usize>) -> View<'a> {
+        self.flat(part).expect("the caller knows that it is kept").view(range)
+    }
+
+    /// The weight of a parameter, as the model reads it; None when this rank does not keep all of it.
+    pub(super) fn weight<'a>(&self, parameter: &Parameter) -> Option<View<'a>> {
+        self.weights().parameter(parameter)
+    }
+
+    /// Elements of the weights that this rank keeps.
+    pub(super) fn weight_span<'a>(&self, range: Range<usize>) -> View<'a> {
+        self.weights().view(range)
+    }
+
+    /// Whether weights are kept beside the master weights, which are rounded into them.
+    pub(super) fn has_weight_copy(&self) -> bool {
+        self.storage().weight.is_some() && self.storage().master.is_some()
     }
 }

@@ -36,6 +36,8 @@ pub(super) struct Machine {
     /// Which parameters have had their gradient in this micro-batch, and how many have not.
     ready: Vec<bool>,
     missing: usize,
+    /// Which parameters never change: they have no gradients.
+    frozen: Vec<bool>,
     /// How often each parameter is acquired, and the sum of that.
     acquired: Vec<u32>,
     acquisitions: u64,
@@ -54,6 +56,7 @@ impl Machine {
             micros: 0,
             ready: Vec::new(),
             missing: 0,
+            frozen: Vec::new(),
             acquired: Vec::new(),
             acquisitions: 0,
         }
@@ -64,10 +67,12 @@ impl Machine {
         if self.phase == Phase::Building { Ok(()) } else { Err(Refusal::Order("the state is sealed already")) }
     }
 
-    pub(super) fn seal(&mut self, parameters: usize) {
+    /// With whether each parameter is frozen.
+    pub(super) fn seal(&mut self, frozen: impl Iterator<Item = bool>) {
         self.phase = Phase::Idle;
-        self.ready = vec![false; parameters];
-        self.acquired = vec![0; parameters];
+        self.frozen = frozen.collect();
+        self.ready = self.frozen.clone();
+        self.acquired = vec![0; self.frozen.len()];
     }
 
     pub(super) fn is_sealed(&self) -> bool {
@@ -129,6 +134,16 @@ impl Machine {
         self.micros = 0;
     }
 
+    /// Whether a micro-batch is in progress.
+    pub(super) fn is_in_micro(&self) -> bool {
+        self.phase == Phase::Micro
+    }
+
+    /// How often a parameter is acquired.
+    pub(super) fn acquisitions(&self, parameter: usize) -> u32 {
+        self.acquired[parameter]
+    }
+
     /// Whether a step has been begun: gradients are being accumulated.
     pub(super) fn in_step(&self) -> bool {
         matches!(self.phase, Phase::Step | Phase::Micro)
@@ -146,8 +161,8 @@ impl Machine {
 
     pub(super) fn begin_micro(&mut self) {
         self.phase = Phase::Micro;
-        self.ready.fill(false);
-        self.missing = self.ready.len();
+        self.ready.clone_from(&self.frozen);
+        self.missing = self.frozen.iter().filter(|frozen| !**frozen).count();
     }
 
     fn in_micro(&self) -> Check {
@@ -161,6 +176,9 @@ impl Machine {
 
     pub(super) fn can_gradient(&self, parameter: usize) -> Check {
         self.in_micro()?;
+        if self.frozen[parameter] {
+            return Err(Refusal::Parameter(parameter, "is frozen, it takes no gradient"));
+        }
         if self.ready[parameter] {
             return Err(Refusal::Parameter(parameter, "has had its gradient in this micro-batch"));
         }

@@ -8,18 +8,26 @@
 //! ```
 //!
 //! A call out of this order is `FAILED_PRECONDITION` and changes nothing.
+//!
+//! With a communicator the state is one of a group of ranks, which train one model: gradients are summed over them, and
+//! each keeps its [`Stage`]'s share of the state. `exchange.rs` is the memory through which that goes, `reduction.rs` how
+//! gradients take it, `residency.rs` how weights do.
 
+mod agreement;
 mod decision;
+mod exchange;
 mod group;
-mod layout;
 mod machine;
 mod parameter;
+mod reduction;
+mod residency;
 mod step;
 
 pub use group::GroupDesc;
 pub use parameter::{ParameterInfo, Part};
 pub use step::{StepDesc, StepResult};
 
+use crate::comm::{Comm, Communicator};
 use crate::error::{Error, Result};
 use crate::event::Event;
 use crate::exclusive::Exclusive;
@@ -27,27 +35,59 @@ use crate::log::LogLevel;
 use crate::memory::{Block, Charge, MemoryReport, Tier};
 use crate::readback::Readback;
 use crate::runtime::Runtime;
+use crate::shard::Stage;
+use crate::shard::layout;
 use crate::stream::{Queue, Stream};
 use decision::Decision;
+use exchange::Exchange;
 use group::Group;
 use machine::{Machine, Refusal};
 use parameter::Parameter;
 use scalert_kernels::dtype::DType;
-use scalert_kernels::ops::cast::{Cast, Rounding};
-use scalert_kernels::ops::fill::Fill;
 use scalert_kernels::ops::step_control::Restart;
-use scalert_kernels::ops::write_back::WriteBack;
-use scalert_kernels::view::{MAX_DIMS, View};
+use scalert_kernels::view::MAX_DIMS;
 use std::collections::HashSet;
 use std::ffi::CStr;
 use std::sync::{Arc, MutexGuard};
 use step::Outcome;
 
+/// When gradients are summed over the ranks.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+#[repr(i32)]
+pub enum GradientReduction {
+    /// At each micro-batch where the communicator is deterministic, so that all stages have the same bits; else as late as
+    /// the stage allows.
+    #[default]
+    Auto = 0,
+    /// Those of each micro-batch, which are then added up.
+    EachMicro = 1,
+    /// Those of all micro-batches, added up on each rank; stages 0 and 1.
+    AtStep = 2,
+}
+
 /// How a state is made.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct StateDesc {
+#[derive(Clone, Copy, Default)]
+pub struct StateDesc<'a> {
     /// Of accumulation; None = F32, the only one so far.
     pub gradient_dtype: Option<DType>,
+    /// The ranks that train one model; None = this one alone.
+    pub comm: Option<&'a Comm>,
+    /// What they divide among them.
+    pub stage: Stage,
+    /// When gradients are summed over them.
+    pub gradient_reduction: GradientReduction,
+    /// Memory in which gradients wait for that; 0 = 16 MiB, or less where all gradients are less.
+    pub bucket_bytes: u64,
+    /// Stage 3: memory for weights in use; 0 = all of them up to 16 MiB, or twice the largest if that is more.
+    pub gather_bytes: u64,
+}
+
+/// This rank among those that share the state.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct Sharding {
+    stage: Stage,
+    rank: u32,
+    world: u32,
 }
 
 /// The training state.
@@ -61,8 +101,17 @@ struct Inner {
     groups: Vec<Group>,
     parameters: Vec<Parameter>,
     names: HashSet<Arc<CStr>>,
+    /// None where there is one rank.
+    comm: Option<Comm>,
+    sharding: Sharding,
+    /// Whether gradients are summed over ranks at each micro-batch.
+    each_micro: bool,
+    bucket_bytes: u64,
+    gather_bytes: u64,
     /// Where steps are decided; from seal on.
     decision: Option<Decision>,
+    /// What goes from rank to rank goes through it; from seal on.
+    exchange: Exchange,
     /// The number of steps taken, as the host last set it.
     restart: Restart,
     /// Whether the decision's memory has nothing yet that an earlier step left there.
@@ -71,9 +120,12 @@ struct Inner {
 }
 
 impl Inner {
-    /// All that seal takes, in order: of the device the groups' blocks and the decision's, then of host memory.
+    /// All that seal takes, in order: of the device the groups' blocks, the decision's and the exchange's, then of host
+    /// memory.
     fn charges(&self, host: Tier) -> [(Tier, Vec<Charge>); 2] {
-        let device = self.groups.iter().flat_map(Group::charges).chain([Decision::device_charge()]);
+        let device = self.groups.iter().flat_map(Group::charges);
+        let device = device.chain([Decision::device_charge(self.sharding.world as usize)]);
+        let device = device.chain(self.exchange_plan().charges());
         [(Tier::Device, device.collect()), (host, Decision::host_charges(self.parameters.len()))]
     }
 
@@ -97,6 +149,16 @@ impl Inner {
         &self.groups[self.parameters[parameter].info.group as usize]
     }
 
+    /// The other ranks, where there are any.
+    fn ranks(&self) -> Option<&dyn Communicator> {
+        self.comm.as_ref().map(Comm::communicator)
+    }
+
+    /// The groups that are trained, with their numbers.
+    fn trained(&self) -> impl Iterator<Item = (usize, &Group)> {
+        self.groups.iter().enumerate().filter(|(_, group)| !group.desc.frozen)
+    }
+
     fn decision(&self) -> &Decision {
         self.decision.as_ref().expect("the machine lets no one here before seal")
     }
@@ -104,17 +166,44 @@ impl Inner {
 
 impl State {
     /// An empty state. Takes no memory of the ledger before [`State::seal`].
-    pub fn new(runtime: &Runtime, desc: &StateDesc) -> Result<State> {
+    pub fn new(runtime: &Runtime, desc: &StateDesc<'_>) -> Result<State> {
         if let Some(dtype) = desc.gradient_dtype
             && dtype != DType::F32
         {
             return Err(Error::invalid("gradient_dtype", format!("{dtype} must be f32, the only one so far")));
         }
+        if let Some(comm) = desc.comm
+            && !comm.runtime().is(runtime)
+        {
+            return Err(Error::invalid("comm", "must belong to the runtime of the state"));
+        }
+        if desc.gradient_reduction == GradientReduction::AtStep && desc.stage >= Stage::Gradients {
+            let stage = desc.stage as i32;
+            return Err(Error::invalid("gradient_reduction", format!("AT_STEP must be of stage 0 or 1, not {stage}")));
+        }
+        if (1..exchange::LEAST_BUCKET_BYTES).contains(&desc.bucket_bytes) {
+            let (bytes, least) = (desc.bucket_bytes, exchange::LEAST_BUCKET_BYTES);
+            return Err(Error::invalid("bucket_bytes", format!("{bytes} must be 0 or at least {least}")));
+        }
+        let comm = desc.comm.filter(|comm| comm.communicator().world() > 1).cloned();
+        let (rank, world) =
+            comm.as_ref().map_or((0, 1), |comm| (comm.communicator().rank(), comm.communicator().world()));
+        let deterministic = comm.as_ref().is_some_and(|comm| comm.communicator().deterministic());
         let inner = Inner {
             machine: Machine::new(),
             groups: Vec::new(),
             parameters: Vec::new(),
             names: HashSet::new(),
+            sharding: Sharding { stage: desc.stage, rank, world },
+            each_micro: match desc.gradient_reduction {
+                GradientReduction::Auto => deterministic || desc.stage >= Stage::Gradients,
+                GradientReduction::EachMicro => true,
+                GradientReduction::AtStep => false,
+            },
+            comm,
+            bucket_bytes: desc.bucket_bytes,
+            gather_bytes: desc.gather_bytes,
+            exchange: Exchange::default(),
             decision: None,
             restart: Restart::default(),
             cleared: false,
@@ -146,7 +235,8 @@ impl State {
         inner.machine.can_build().map_err(|r| inner.refuse(r))?;
         desc.check()?;
         let number = inner.groups.len() as u32;
-        inner.groups.push(Group::new(*desc));
+        let sharding = inner.sharding;
+        inner.groups.push(Group::new(*desc, sharding));
         Ok(number)
     }
 
@@ -182,25 +272,34 @@ impl State {
         Ok(number)
     }
 
-    /// Exact bytes per tier that the state takes: what seal will take before it, what is held after it.
+    /// Exact bytes per tier that the state takes on this rank: what seal will take before it, what is held after it.
     pub fn memory(&self) -> Result<MemoryReport> {
         Ok(MemoryReport::of(&self.take()?.charges(Readback::tier(&self.runtime))))
     }
 
-    /// Fixes the layout and allocates; all weights and moments are zero. A failure leaves the state as it was.
+    /// Fixes the layout and allocates; all weights and moments are zero. A failure leaves the state as it was. All ranks
+    /// call it, and it fails on all if it fails on one or if they have not added the same groups and parameters.
     pub fn seal(&self) -> Result<()> {
         let mut inner = self.take()?;
         inner.machine.can_build().map_err(|r| inner.refuse(r))?;
         let [(_, charges), (host, host_charges)] = inner.charges(Readback::tier(&self.runtime));
         let copied = Event::new(&self.runtime)?;
-        let mut blocks = Block::new_all(self.runtime.memory(), Tier::Device, &charges, true)?.into_iter();
-        let host_blocks = Block::new_all(self.runtime.memory(), host, &host_charges, true)?;
+        let (blocks, host_blocks) = self.agree(&inner, || {
+            let memory = self.runtime.memory();
+            let blocks = Block::new_all(memory, Tier::Device, &charges, true)?;
+            Ok((blocks, Block::new_all(memory, host, &host_charges, true)?))
+        })?;
+        let mut blocks = blocks.into_iter();
         let host_blocks: [Block; 2] = host_blocks.try_into().ok().expect("one block for each charge");
-        inner.groups.iter_mut().for_each(|group| group.seal(&mut blocks));
+        let world = inner.sharding.world as usize;
+        let plan = inner.exchange_plan();
+        let Inner { groups, parameters, decision, exchange, machine, .. } = &mut *inner;
+        groups.iter_mut().for_each(|group| group.seal(&mut blocks));
         let words = blocks.next().expect("one block for each charge");
-        inner.decision = Some(Decision::new(words, host_blocks, copied, inner.groups.len(), &inner.parameters));
-        let parameters = inner.parameters.len();
-        inner.machine.seal(parameters);
+        *decision = Some(Decision::new(words, world, host_blocks, copied, groups, parameters));
+        *exchange = Exchange::new(&plan, &mut blocks);
+        machine.seal(parameters.iter().map(|parameter| groups[parameter.info.group as usize].desc.frozen));
+        let parameters = parameters.len();
         self.runtime.log().write(LogLevel::Info, || {
             let bytes: u64 = charges.iter().map(|c| c.bytes).sum();
             format!("state of {parameters} parameters sealed: {bytes} bytes of {}", Tier::Device)
@@ -219,53 +318,6 @@ impl State {
         Ok(inner.parameters[inner.index(parameter)?].info.clone())
     }
 
-    /// Copies a part of a parameter out; `destination` is f32 of the parameter's shape. The gradient within a step
-    /// alone.
-    pub fn read(&self, stream: &Stream, parameter: u32, part: Part, destination: View<'_>) -> Result<()> {
-        let inner = self.take()?;
-        let i = inner.index(parameter)?;
-        inner.machine.can_use().map_err(|r| inner.refuse(r))?;
-        if part == Part::Gradient && !inner.machine.in_step() {
-            return Err(Error::precondition("no step has been begun, so there is no gradient"));
-        }
-        let (group, parameter) = (inner.group_of(i), &inner.parameters[i]);
-        let source = part_of(group, parameter, part)?;
-        destination.expect_dtype("destination", &[DType::F32])?;
-        destination.expect_shape("destination", &parameter.info.shape, "the parameter's shape")?;
-        destination.expect_writable_rows("destination")?;
-        let mut queue = self.begin(stream)?;
-        if part == Part::Gradient && !inner.machine.has_gradient(i) {
-            // What the accumulator holds is of an earlier step; the first micro-batch overwrites it.
-            return queue.submit(&Fill { value: 0.0, y: destination });
-        }
-        queue.submit(&Cast { x: source, rounding: Rounding::NearestEven, y: destination })
-    }
-
-    /// Copies a part of a parameter in; `source` is a float tensor of the parameter's shape. Outside of a step, while
-    /// the parameter is not acquired. Writing the master weights also rounds them into the weight, as a step does.
-    pub fn write(&self, stream: &Stream, parameter: u32, part: Part, source: View<'_>) -> Result<()> {
-        let inner = self.take()?;
-        let i = inner.index(parameter)?;
-        inner.machine.can_write(i).map_err(|r| inner.refuse(r))?;
-        if part == Part::Gradient {
-            return Err(Error::invalid("part", "GRADIENT is read only"));
-        }
-        let (group, parameter) = (inner.group_of(i), &inner.parameters[i]);
-        let destination = part_of(group, parameter, part)?;
-        source.expect_dtype("source", &DType::FLOATS)?;
-        source.expect_shape("source", &parameter.info.shape, "the parameter's shape")?;
-        source.expect_rows("source")?;
-        let mut queue = self.begin(stream)?;
-        let copy = Cast { x: source, rounding: Rounding::NearestEven, y: destination };
-        let round = group.weight_copy(parameter).filter(|_| part == Part::Master);
-        let round = round.map(|weight| WriteBack { master: destination, weight });
-        queue.prepare(&copy)?;
-        round.iter().try_for_each(|op| queue.prepare(op))?;
-        queue.run(&copy)?;
-        round.iter().try_for_each(|op| queue.run(op))?;
-        Ok(())
-    }
-
     /// Sets the number of steps taken, which bias corrections and momentum depend on. Outside of a step. The next call of
     /// [`State::step`] takes it to the device; graphs that were captured before it do not know of it.
     pub fn set_step(&self, step: u64) -> Result<()> {
@@ -274,31 +326,4 @@ impl State {
         inner.restart = Restart { number: inner.restart.number + 1, step };
         Ok(())
     }
-
-    /// The current weights of a parameter for work on `stream` until release: read only, contiguous, in the group's
-    /// weight dtype.
-    pub fn acquire(&self, parameter: u32, stream: &Stream) -> Result<View<'_>> {
-        let mut inner = self.take()?;
-        let i = inner.index(parameter)?;
-        inner.machine.can_acquire(i).map_err(|r| inner.refuse(r))?;
-        self.begin(stream)?;
-        inner.machine.acquire(i);
-        Ok(inner.group_of(i).weight(&inner.parameters[i]))
-    }
-
-    /// Gives one acquisition back.
-    pub fn release(&self, parameter: u32, stream: &Stream) -> Result<()> {
-        let mut inner = self.take()?;
-        let i = inner.index(parameter)?;
-        inner.machine.can_release(i).map_err(|r| inner.refuse(r))?;
-        self.begin(stream)?;
-        inner.machine.release(i);
-        Ok(())
-    }
-}
-
-fn part_of<'a>(group: &Group, parameter: &Parameter, part: Part) -> Result<View<'a>> {
-    group.part(parameter, part).ok_or_else(|| {
-        Error::invalid("part", format!("{} is not kept by the optimizer of the parameter's group", part.name()))
-    })
 }

@@ -1,6 +1,6 @@
 //! Parameters, and the parts of their state.
 
-use super::layout::contiguous_strides;
+use crate::shard::layout::contiguous_strides;
 use scalert_kernels::dtype::DType;
 use std::ffi::CStr;
 use std::ops::Range;
@@ -52,6 +52,11 @@ pub(super) struct Parameter {
 impl Parameter {
     pub(super) fn new(info: ParameterInfo, range: Range<usize>) -> Parameter {
         Parameter { stride: contiguous_strides(&info.shape), info, range }
+    }
+
+    /// Bytes of its weight.
+    pub(super) fn weight_bytes(&self) -> usize {
+        self.range.len() * self.info.dtype.size()
     }
 
     /// Its name in messages.

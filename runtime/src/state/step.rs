@@ -1,6 +1,6 @@
 //! The step: micro-batches of gradients, and what becomes of them.
 //!
-//! With G the accumulated gradients and u = gradient_scale / loss_scale:
+//! With G the accumulated gradients, summed over the ranks, and u = gradient_scale / (loss_scale ranks):
 //!
 //! ```text
 //! norm = u sqrt(sum of G^2)                      exact sum, then f64
@@ -15,6 +15,7 @@
 
 use super::group::{Group, Rates};
 use super::{Inner, State};
+use crate::comm::Reduction;
 use crate::device::DeviceKind;
 use crate::error::{Error, Result, Status};
 use crate::event::Event;
@@ -22,11 +23,11 @@ use crate::log::LogLevel;
 use crate::precision::Scaler;
 use crate::stream::{Queue, Stream};
 use scalert_kernels::dtype::DType;
-use scalert_kernels::ops::accumulate::Accumulate;
+use scalert_kernels::ops::choose_overflow::ChooseOverflow;
 use scalert_kernels::ops::exact_sum::ExactSum;
 use scalert_kernels::ops::fill::Fill;
 use scalert_kernels::ops::first_overflow::FirstOverflow;
-use scalert_kernels::ops::step_control::{Control, StepControl, overflow_mark, overflow_of};
+use scalert_kernels::ops::step_control::{Control, StepControl, overflow_of};
 use scalert_kernels::view::View;
 
 /// How a step is taken. 0 is always the default.
@@ -36,7 +37,7 @@ pub struct StepDesc<'a> {
     pub learning_rate: f32,
     /// Clips the global norm; 0 = no clipping.
     pub max_norm: f32,
-    /// Multiplies the accumulated gradients, e.g. 1 / micro-batches; 0 = 1.
+    /// Multiplies the accumulated gradients, the mean over the ranks, e.g. 1 / micro-batches; 0 = 1.
     pub gradient_scale: f32,
     /// Divides them; 0 = 1. With a scaler it must be 0.
     pub loss_scale: f32,
@@ -87,7 +88,7 @@ struct Figures {
 
 impl Figures {
     /// `scales` are the smallest and the largest that a scaler may have.
-    fn new(desc: &StepDesc<'_>, scales: Option<[f32; 2]>) -> Result<Figures> {
+    fn new(desc: &StepDesc<'_>, scales: Option<[f32; 2]>, world: u32) -> Result<Figures> {
         let require = |holds: bool, argument: &str, value: f32, must: &str| {
             if holds { Ok(()) } else { Err(Error::invalid(argument, format!("{value} must be {must}"))) }
         };
@@ -101,8 +102,9 @@ impl Figures {
         let or_one = |value: f32| if value == 0.0 { 1.0 } else { value };
         let (gradient_scale, loss_scale) = (or_one(desc.gradient_scale), or_one(desc.loss_scale));
         for scale in scales.unwrap_or([loss_scale; 2]) {
-            let unscale = (f64::from(gradient_scale) / f64::from(scale)) as f32;
-            let must = format!("such that dividing it by {scale} fits f32");
+            let unscale = (f64::from(gradient_scale) / (f64::from(scale) * f64::from(world))) as f32;
+            let over = if world == 1 { String::new() } else { format!(" and {world} ranks") };
+            let must = format!("such that dividing it by {scale}{over} fits f32");
             require(unscale.is_finite() && unscale > 0.0, "gradient_scale", gradient_scale, &must)?;
         }
         Ok(Figures { learning_rate: desc.learning_rate, max_norm: desc.max_norm, gradient_scale, loss_scale })
@@ -110,16 +112,20 @@ impl Figures {
 }
 
 impl Inner {
-    /// Adds the squares of a group's gradients to the accumulator.
+    /// Adds the squares of this rank's share of a group's gradients to the accumulator.
     fn square_sum<'a>(&self, group: &'a Group) -> ExactSum<'a> {
-        ExactSum { x: group.gradients(), square: true, accumulator: self.decision().square_sum() }
+        ExactSum {
+            x: group.gradients(group.shards().own.clone()),
+            square: true,
+            accumulator: self.decision().square_sum(),
+        }
     }
 
-    /// Looks for the parameter to blame in a group, when the device asks for it.
+    /// Looks for the parameter to blame in this rank's share of a group, when the device asks for it.
     fn search(&self, group: usize) -> FirstOverflow<'_> {
         let decision = self.decision();
         FirstOverflow {
-            gradient: self.groups[group].gradients(),
+            gradient: self.groups[group].gradients(self.groups[group].shards().own.clone()),
             ranges: decision.ranges(group),
             micro: self.machine.micros().saturating_sub(1),
             control: decision.control(),
@@ -127,7 +133,7 @@ impl Inner {
     }
 
     /// Clears what an earlier step left in the decision's memory, before the first use in this step.
-    fn clear(&mut self, queue: &mut Queue<'_>) -> Result<()> {
+    pub(super) fn clear(&mut self, queue: &mut Queue<'_>) -> Result<()> {
         if !self.cleared {
             self.decision().clear(queue)?;
             self.cleared = true;
@@ -147,7 +153,7 @@ fn result_of(control: &Control) -> StepResult {
         loss_scale: control.loss_scale,
         skipped,
         overflow_parameter: overflow.map(|(_, parameter)| parameter),
-        overflow_rank: overflow.map(|_| 0),
+        overflow_rank: overflow.map(|_| control.overflow_rank),
         overflow_micro: overflow.map(|(micro, _)| micro),
     }
 }
@@ -171,7 +177,7 @@ impl State {
     }
 
     /// Adds the gradient of one parameter, a float tensor of its shape, to the accumulator in f32. Once `consumed`
-    /// completes, `gradient` may be used again.
+    /// completes, `gradient` may be used again. All ranks give the gradients of a micro-batch in the same order.
     pub fn gradient_ready(
         &self,
         stream: &Stream,
@@ -186,19 +192,7 @@ impl State {
         gradient.expect_shape("gradient", &inner.parameters[i].info.shape, "the parameter's shape")?;
         gradient.expect_rows("gradient")?;
         let mut queue = self.begin(stream)?;
-        let decision = inner.decision();
-        let op = Accumulate {
-            x: gradient,
-            overwrite: inner.machine.micros() == 0,
-            y: inner.group_of(i).part(&inner.parameters[i], super::Part::Gradient).expect("every group has gradients"),
-            nonfinite: decision.nonfinite(),
-            square_sum: None,
-            overflow: Some(decision.overflow()),
-            overflow_mark: overflow_mark(inner.machine.micros(), parameter),
-        };
-        queue.prepare(&op)?;
-        inner.clear(&mut queue)?;
-        queue.run(&op)?;
+        inner.take_gradient(&mut queue, i, gradient)?;
         if let Some(event) = consumed {
             event.record_in(&queue)?;
         }
@@ -219,6 +213,7 @@ impl State {
     pub fn abandon_step(&self) -> Result<()> {
         let mut inner = self.take()?;
         inner.machine.can_abandon().map_err(|r| inner.refuse(r))?;
+        inner.exchange.bucket.clear();
         inner.machine.end_step();
         Ok(())
     }
@@ -237,11 +232,11 @@ impl State {
             Some(scaler) => Some(scaler.begin()?),
             None => None,
         };
-        let figures = Figures::new(desc, scaler.as_ref().map(|s| s.range()))?;
+        let figures = Figures::new(desc, scaler.as_ref().map(|s| s.range()), inner.sharding.world)?;
         let decision = inner.decision();
         let decide = StepControl {
             square_sum: decision.square_sum(),
-            overflow: decision.overflow(),
+            overflow: decision.marks(),
             loss_scale_state: scaler.as_ref().map(|s| s.state()),
             minimum_loss_scale: scaler.as_ref().map_or(0.0, |s| s.range()[0]),
             loss_scale: figures.loss_scale,
@@ -254,25 +249,39 @@ impl State {
         let rates = Rates { learning_rate: figures.learning_rate, control: Some(decision.control()) };
 
         // All that can be refused comes before all that changes something, and before what takes a workspace.
-        for group in &inner.groups {
+        let zero = |group: &Group| Fill { value: 0.0, y: group.gradients(group.shards().gradients()) };
+        let choose = inner.ranks().map(|_| ChooseOverflow { found: decision.all_found(), control: decision.control() });
+        for (_, group) in inner.trained() {
             group.update(&rates).prepare(&mut queue)?;
-            queue.prepare(&Fill { value: 0.0, y: group.gradients() })?;
+            queue.prepare(&zero(group))?;
         }
         queue.prepare(&decide)?;
+        choose.iter().try_for_each(|op| queue.prepare(op))?;
         update.iter().try_for_each(|op| queue.prepare(op))?;
-        for (g, group) in inner.groups.iter().enumerate() {
+        for (g, group) in inner.trained() {
             queue.prepare(&inner.square_sum(group))?;
             queue.prepare(&inner.search(g))?;
         }
 
         inner.clear(&mut queue)?;
         if inner.machine.micros() == 0 {
-            inner.groups.iter().try_for_each(|group| queue.run(&Fill { value: 0.0, y: group.gradients() }))?;
+            inner.trained().try_for_each(|(_, group)| queue.run(&zero(group)))?;
         }
-        inner.groups.iter().try_for_each(|group| queue.run(&inner.square_sum(group)))?;
+        inner.reduce_all(&mut queue)?;
+        inner.trained().try_for_each(|(_, group)| queue.run(&inner.square_sum(group)))?;
+        let decision = inner.decision();
+        if let Some(ranks) = inner.ranks() {
+            ranks.all_reduce(&mut queue, decision.square_sum(), Reduction::Sum)?;
+            ranks.all_gather(&mut queue, decision.overflow(), decision.marks())?;
+        }
         queue.run(&decide)?;
-        (0..inner.groups.len()).try_for_each(|g| queue.run(&inner.search(g)))?;
-        inner.groups.iter().try_for_each(|group| group.update(&rates).run(&mut queue))?;
+        inner.trained().try_for_each(|(g, _)| queue.run(&inner.search(g)))?;
+        if let (Some(ranks), Some(choose)) = (inner.ranks(), &choose) {
+            ranks.all_gather(&mut queue, decision.found(), decision.all_found())?;
+            queue.run(choose)?;
+        }
+        inner.trained().try_for_each(|(_, group)| group.update(&rates).run(&mut queue))?;
+        inner.share_weights(&mut queue)?;
         update.iter().try_for_each(|op| queue.run(op))?;
         inner.decision().enqueue_figures(&mut queue)?;
         if let Some(scaler) = &scaler {
@@ -295,7 +304,9 @@ impl State {
         {
             self.runtime.log().write(LogLevel::Info, || {
                 let name = inner.parameters[parameter as usize].name();
-                format!("step skipped: the gradient of '{name}' is not finite in micro-batch {micro}")
+                let rank =
+                    inner.comm.as_ref().map(|_| format!(" of rank {}", control.overflow_rank)).unwrap_or_default();
+                format!("step skipped: the gradient of '{name}' is not finite in micro-batch {micro}{rank}")
             });
         }
         inner.outcome = Outcome::Seen;

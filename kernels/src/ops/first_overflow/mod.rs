@@ -5,7 +5,7 @@
 //! |---|---|---|---|
 //! | gradient | \[n\], contiguous | f32 | accumulated gradients of a group |
 //! | ranges | \[p, 3\], contiguous | i64 | parameter number, first element and number of elements, for each parameter |
-//! | control | \[9\] | i64 | a [`Control`] that [`super::step_control`] wrote, updated |
+//! | control | \[10\] | i64 | a [`Control`] that [`super::step_control`] wrote, updated |
 //!
 //! Nothing is done unless control.search is set. Then each parameter has a rank: the exact sum of its squares rounded
 //! once to f64, or, with an element that is not finite, more than any. control.overflow becomes the mark (micro,

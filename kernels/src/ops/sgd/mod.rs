@@ -7,7 +7,7 @@
 //! | master | f32 | updated in place |
 //! | momentum_buffer | f32; required exactly when momentum is not 0 | updated in place; only written on the first step |
 //! | weight | f32, bf16 or f16; optional | written |
-//! | control | i64 \[9\]; optional | read |
+//! | control | i64 \[10\]; optional | read |
 //!
 //! All but control have one shape of 0 to 5 dimensions and contiguous rows, and none shares memory with another. Element by
 //! element, where each operation rounds once to nearest even f32, as written, and fma(a, b, c) = a b + c rounds once:

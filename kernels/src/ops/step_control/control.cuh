@@ -8,7 +8,8 @@ struct Control {
     float gradient_scale, loss_scale;
     int64_t skipped;
     unsigned long long overflow, largest;
+    uint32_t overflow_rank, padding;
     uint32_t search, collapsed;
 };
 
-static_assert(sizeof(Control) == 72, "Control in mod.rs has this layout");
+static_assert(sizeof(Control) == 80, "Control in mod.rs has this layout");

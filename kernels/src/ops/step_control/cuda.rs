@@ -15,6 +15,7 @@ struct Parameters {
     loss_scale: f32,
     gradient_scale: f32,
     max_norm: f32,
+    ranks: i64,
 }
 
 pub(super) fn run(op: &StepControl<'_>, gpu: &Gpu<'_>) -> Result<(), CudaError> {
@@ -29,6 +30,7 @@ pub(super) fn run(op: &StepControl<'_>, gpu: &Gpu<'_>) -> Result<(), CudaError> 
         loss_scale: op.loss_scale,
         gradient_scale: op.gradient_scale,
         max_norm: op.max_norm,
+        ranks: op.overflow.numel() as i64,
     };
     // SAFETY: the parameters are those of step_control.cu, and the views' memory outlives the work, as their makers
     // promised.

@@ -4,14 +4,14 @@
 //! | argument | shape | dtype | |
 //! |---|---|---|---|
 //! | square_sum | \[68\] | i64 | sum of the squares of the accumulated gradients, as [`super::exact_sum`] leaves it |
-//! | overflow | \[1\] | i64 | mark of the first gradient that was not finite, as [`super::accumulate`] keeps it |
+//! | overflow | \[ranks\] | i64 | marks of the first gradient of each rank that was not finite, as [`super::accumulate`] keeps them |
 //! | loss_scale_state | \[3\]; optional | i64 | the state of [`super::loss_scale`], whose scale is then the loss scale |
-//! | control | \[9\] | i64 | a [`Control`], updated |
+//! | control | \[10\] | i64 | a [`Control`], updated |
 //!
 //! All are contiguous, and control shares memory with none of the others. In f64, each operation rounded once:
 //!
 //! ```text
-//! unscale        = gradient_scale / loss_scale
+//! unscale        = gradient_scale / (loss_scale ranks)
 //! norm           = sqrt(square_sum rounded to f64) unscale
 //! clip           = max_norm = 0 ? 1 : min(1, max_norm / (norm + 1e-6))
 //! search         = no overflow is recorded, but square_sum counts a value that is not finite, or norm clip > FLT_MAX
@@ -19,6 +19,8 @@
 //! gradient_scale = unscale clip, rounded to f32; 0 when skipped
 //! step           = step + 1 unless skipped
 //! ```
+//!
+//! square_sum is that of gradients summed over the ranks, which the step takes the mean of. Of marks, the earliest by micro-batch, then parameter, then rank is recorded.
 //!
 //! The norm bounds every element: while norm clip fits f32, no element overflows when it is scaled. When skipped, the
 //! figures are norm = NaN and clip = 1; with search, [`super::first_overflow`] finds the parameter to blame.
@@ -62,6 +64,10 @@ pub struct Control {
     pub overflow: u64,
     /// The largest sum that a search has met.
     pub largest: u64,
+    /// The rank of the first overflow.
+    pub overflow_rank: u32,
+    /// 0.
+    pub padding: u32,
     /// Whether the first overflow is to be searched for.
     pub search: u32,
     /// Whether the step overflowed at the smallest loss scale.
@@ -73,6 +79,8 @@ impl Control {
     pub const WORDS: usize = size_of::<Control>() / 8;
     /// The word [`Control::skipped`].
     pub const SKIPPED_WORD: usize = std::mem::offset_of!(Control, skipped) / 8;
+    /// The word [`Control::overflow`]; the next is [`Control::largest`].
+    pub const OVERFLOW_WORD: usize = std::mem::offset_of!(Control, overflow) / 8;
 
     /// The control block in memory that the host reads.
     pub(crate) fn read(control: &View<'_>) -> Control {
@@ -118,7 +126,7 @@ pub struct Restart {
 pub struct StepControl<'a> {
     /// Accumulator of the sum of squares.
     pub square_sum: View<'a>,
-    /// Record of overflows.
+    /// Record of overflows of each rank.
     pub overflow: View<'a>,
     /// The scaler whose scale divides gradients.
     pub loss_scale_state: Option<View<'a>>,
@@ -144,7 +152,11 @@ impl Op for StepControl<'_> {
     fn check(&self) -> Result<(), Invalid> {
         check_accumulator("square_sum", &self.square_sum)?;
         self.overflow.expect_dtype("overflow", &[DType::I64])?;
-        self.overflow.expect_shape("overflow", &[1], "one mark")?;
+        self.overflow.expect_ndim("overflow", 1, 1)?;
+        self.overflow.expect_contiguous("overflow")?;
+        if self.overflow.numel() == 0 {
+            return Err(Invalid::new("overflow", "must have a mark for each rank".to_owned()));
+        }
         if let Some(state) = &self.loss_scale_state {
             loss_scale::check_state("loss_scale_state", state)?;
         }

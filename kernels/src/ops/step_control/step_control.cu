@@ -5,11 +5,12 @@
 
 struct Parameters {
     const int64_t *square_sum;
-    const unsigned long long *overflow;
+    const unsigned long long *overflow; // of each rank
     const LossScaleState *loss_scale_state; // null: loss_scale
     Control *control;
     uint64_t restart_number, restart_step;
     float minimum_loss_scale, loss_scale, gradient_scale, max_norm;
+    int64_t ranks;
 };
 
 // One warp, whose lanes compute the same.
@@ -21,9 +22,12 @@ extern "C" __global__ void step_control(const __grid_constant__ Parameters p) {
     Control control = *p.control;
     if (p.restart_number > control.restart)
         control.restart = p.restart_number, control.step = p.restart_step;
-    control.overflow = *p.overflow;
+    control.overflow = *p.overflow, control.overflow_rank = 0;
+    for (int64_t rank = 1; rank < p.ranks; rank++)
+        if (p.overflow[rank] > control.overflow)
+            control.overflow = p.overflow[rank], control.overflow_rank = (uint32_t)rank;
     control.loss_scale = p.loss_scale_state ? p.loss_scale_state->scale : p.loss_scale;
-    double unscale = __ddiv_rn(p.gradient_scale, control.loss_scale);
+    double unscale = __ddiv_rn(p.gradient_scale, __dmul_rn(control.loss_scale, (double)p.ranks));
     double norm = __dmul_rn(__dsqrt_rn(squares.rounded(space)), unscale);
     double clip = p.max_norm == 0.0f ? 1.0 : fmin(__ddiv_rn(p.max_norm, __dadd_rn(norm, 1e-6)), 1.0);
     control.search = control.overflow == 0 && (nonfinite || __dmul_rn(norm, clip) > (double)FLT_MAX);

@@ -34,6 +34,42 @@ impl Layout {
     }
 }
 
+/// A flat space divided over ranks: equal contiguous ranges, each a multiple of [`BLOCK`]. The last ones may reach beyond
+/// the space, or be empty of it altogether: buffers that all ranks share have the division's length.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Division {
+    world: usize,
+    share: usize,
+}
+
+impl Division {
+    /// Divides `len` elements over `world` ranks.
+    pub(crate) fn new(len: usize, world: u32) -> Division {
+        let world = world as usize;
+        Division { world, share: len.div_ceil(BLOCK).div_ceil(world) * BLOCK }
+    }
+
+    /// Elements of all ranks' ranges.
+    pub(crate) fn len(&self) -> usize {
+        self.world * self.share
+    }
+
+    /// The range of a rank.
+    pub(crate) fn of(&self, rank: u32) -> Range<usize> {
+        let start = rank as usize * self.share;
+        start..start + self.share
+    }
+
+    /// The parts of a range, in order, with the rank that each belongs to. An empty range has none.
+    pub(crate) fn pieces(&self, range: Range<usize>) -> impl Iterator<Item = (u32, Range<usize>)> {
+        let Division { share, .. } = *self;
+        let first = range.start / share.max(1);
+        let last = range.end.div_ceil(share.max(1));
+        let inside = move |rank: usize| range.start.max(rank * share)..range.end.min((rank + 1) * share);
+        (first..last).map(move |rank| (rank as u32, inside(rank))).filter(|(_, piece)| !piece.is_empty())
+    }
+}
+
 /// Elements of a shape; None when they do not fit the address space.
 pub(crate) fn numel(shape: &[usize]) -> Option<usize> {
     // A shape with a zero must still have sizes that fit, so that strides over it do.
@@ -71,6 +107,36 @@ mod tests {
             }
             prop_assert_eq!(layout.len(), end);
             prop_assert!(layout.len() < sizes.iter().sum::<usize>() + BLOCK * sizes.len() + 1);
+        }
+
+        #[test]
+        fn every_element_has_one_rank_and_every_block_too(
+            len in 0usize..20_000,
+            world in 1u32..9,
+            cut in (0usize..20_000, 0usize..20_000),
+        ) {
+            let division = Division::new(len, world);
+            let padded = len.next_multiple_of(BLOCK);
+            prop_assert!(division.len() >= padded);
+            prop_assert!(division.len() < padded + world as usize * BLOCK, "less than a block more for each rank");
+            let mut end = 0;
+            for rank in 0..world {
+                let range = division.of(rank);
+                prop_assert_eq!(range.start, end);
+                prop_assert!(range.len().is_multiple_of(BLOCK));
+                prop_assert_eq!(range.len(), division.of(0).len());
+                end = range.end;
+            }
+            prop_assert_eq!(end, division.len());
+            let range = cut.0.min(cut.1).min(len)..cut.0.max(cut.1).min(len);
+            let mut at = range.start;
+            for (rank, piece) in division.pieces(range.clone()) {
+                let own = division.of(rank);
+                prop_assert!(!piece.is_empty() && own.start <= piece.start && piece.end <= own.end);
+                prop_assert_eq!(piece.start, at);
+                at = piece.end;
+            }
+            prop_assert!(at == range.end || range.is_empty());
         }
 
         #[test]
