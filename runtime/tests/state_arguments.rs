@@ -64,7 +64,7 @@ fn bad_arguments_are_named_and_change_nothing() {
     let building =
         State::new(&runtime, &StateDesc { gradient_dtype: Some(DType::F32), ..StateDesc::default() }).unwrap();
     refused(
-        State::new(&runtime, &StateDesc { gradient_dtype: Some(DType::BF16), ..StateDesc::default() }).map(|_| ()),
+        State::new(&runtime, &StateDesc { gradient_dtype: Some(DType::F16), ..StateDesc::default() }).map(|_| ()),
         "gradient_dtype",
     );
     let zero = GroupDesc::default();

@@ -30,9 +30,10 @@ fn y_count_and_squares_are_exact() {
             (&[100, 512], 8, 8, 1),
             (&[2, 3, 2, 5, 77], 2, 1, 1),
         ] {
-            for overwrite in [false, true] {
+            for (overwrite, to) in [(false, DType::F32), (true, DType::F32), (false, DType::BF16), (true, DType::BF16)]
+            {
                 let x = Tensor::with_layout(dtype, shape, x_padding, offset).fill(|_| hostile(&mut rng));
-                let y = Tensor::with_layout(DType::F32, shape, y_padding, offset).fill(|_| hostile(&mut rng));
+                let y = Tensor::with_layout(to, shape, y_padding, offset).fill(|_| hostile(&mut rng));
                 let outputs = |squares: bool| {
                     run_identically(|level, threads| {
                         let (y, nonfinite, sum) = (y.clone(), integers(1, 5), integers(WORDS, 0));
@@ -51,11 +52,11 @@ fn y_count_and_squares_are_exact() {
                         vec![y, nonfinite, sum, overflow]
                     })
                 };
-                let what = format!("{dtype} {shape:?} overwrite {overwrite}");
+                let what = format!("{dtype} {shape:?} to {to} overwrite {overwrite}");
                 // f64 additions of two f32 rounded to f32 round as one f32 addition does.
                 let mut values = y.values();
                 let nonfinite = reference::accumulate(&x.values(), overwrite, &mut values);
-                let expected = y.clone().fill(|i| values[i]);
+                let expected = y.clone().fill(|i| f64::from(values[i] as f32));
                 let alone = integers(WORDS, 0);
                 run_with(&ExactSum { x: x.view(), square: true, accumulator: alone.view() }, levels()[0], 1);
                 let (with, without) = (outputs(true), outputs(false));
@@ -144,6 +145,7 @@ fn bad_arguments_are_named() {
     let refused = |op: Accumulate<'_>| op.check().unwrap_err().argument;
     assert_eq!(refused(Accumulate { x: nonfinite.view(), ..good }), "x");
     assert_eq!(refused(Accumulate { y: x.view(), ..good }), "y");
+    assert_eq!(refused(Accumulate { y: Tensor::new(DType::F16, &[4, 8]).view(), ..good }), "y");
     assert_eq!(refused(Accumulate { x: y.view(), ..good }), "y");
     assert_eq!(refused(Accumulate { y: Tensor::new(DType::F32, &[8, 4]).view(), ..good }), "y");
     assert_eq!(refused(Accumulate { nonfinite: sum.view(), ..good }), "nonfinite");

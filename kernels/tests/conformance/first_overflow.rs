@@ -35,8 +35,8 @@ fn the_first_or_largest_is_blamed() {
     let bad = |places: &[(usize, usize, f64)], gradient: &mut Tensor| {
         places.iter().for_each(|(i, at, value)| gradient.set(start(*i) + at, *value));
     };
-    for case in 0..7 {
-        let mut gradient = Tensor::with_layout(DType::F32, &[all], 0, case % 2).fill(|_| rng.normal());
+    for (case, dtype) in (0..7).flat_map(|case| [(case, DType::F32), (case, DType::BF16)]) {
+        let mut gradient = Tensor::with_layout(dtype, &[all], 0, case % 2).fill(|_| rng.normal());
         match case {
             0 => {}
             1 => bad(&[(6, 8999, f64::NAN), (4, 0, f64::INFINITY), (5, 76, f64::NAN)], &mut gradient),
@@ -87,7 +87,7 @@ fn bad_arguments_are_named() {
     let good = FirstOverflow { gradient: gradient.view(), ranges: ranges.view(), micro: 0, control: control.view() };
     assert!(good.check().is_ok() && good.check_elements().is_ok());
     let refused = |op: FirstOverflow<'_>| op.check().unwrap_err().argument;
-    assert_eq!(refused(FirstOverflow { gradient: Tensor::new(DType::BF16, &[512]).view(), ..good }), "gradient");
+    assert_eq!(refused(FirstOverflow { gradient: Tensor::new(DType::F16, &[512]).view(), ..good }), "gradient");
     assert_eq!(refused(FirstOverflow { ranges: Tensor::new(DType::I64, &[4, 2]).view(), ..good }), "ranges");
     assert_eq!(refused(FirstOverflow { control: words(&[0; 3]).view(), ..good }), "control");
     for outside in [[0, 500, 13], [0, -1, 1], [0, 0, -1], [0, 513, 0], [0, i64::MAX, i64::MAX]] {

@@ -220,6 +220,7 @@ pub(super) struct Group {
     pub(super) desc: GroupDesc,
     pub(super) layout: Layout,
     sharding: Sharding,
+    gradient_dtype: DType,
     storage: Option<Storage>,
 }
 
@@ -235,8 +236,8 @@ struct Storage {
 }
 
 impl Group {
-    pub(super) fn new(desc: GroupDesc, sharding: Sharding) -> Group {
-        Group { desc, layout: Layout::default(), sharding, storage: None }
+    pub(super) fn new(desc: GroupDesc, sharding: Sharding, gradient_dtype: DType) -> Group {
+        Group { desc, layout: Layout::default(), sharding, gradient_dtype, storage: None }
     }
 
     /// Which rank keeps what, as the layout is now.
@@ -263,7 +264,7 @@ impl Group {
         // Where the model reads the master weights, they are where weights are.
         let master = if has_copy { shards.updated() } else { shards.weights() };
         let mut kept =
-            vec![(Purpose::Master, DType::F32, master), (Purpose::Gradients, DType::F32, shards.gradients())];
+            vec![(Purpose::Master, DType::F32, master), (Purpose::Gradients, self.gradient_dtype, shards.gradients())];
         kept.extend((0..self.desc.moments()).map(|_| (Purpose::Moments, DType::F32, shards.updated())));
         kept.extend(has_copy.then(|| (Purpose::Weights, weight, shards.weights())));
         kept

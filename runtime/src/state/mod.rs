@@ -68,7 +68,7 @@ pub enum GradientReduction {
 /// How a state is made.
 #[derive(Clone, Copy, Default)]
 pub struct StateDesc<'a> {
-    /// Of accumulation; None = F32, the only one so far.
+    /// Of gradient accumulators, F32 or BF16; None = F32.
     pub gradient_dtype: Option<DType>,
     /// The ranks that train one model; None = this one alone.
     pub comm: Option<&'a Comm>,
@@ -104,6 +104,7 @@ struct Inner {
     /// None where there is one rank.
     comm: Option<Comm>,
     sharding: Sharding,
+    gradient_dtype: DType,
     /// Whether gradients are summed over ranks at each micro-batch.
     each_micro: bool,
     bucket_bytes: u64,
@@ -167,10 +168,9 @@ impl Inner {
 impl State {
     /// An empty state. Takes no memory of the ledger before [`State::seal`].
     pub fn new(runtime: &Runtime, desc: &StateDesc<'_>) -> Result<State> {
-        if let Some(dtype) = desc.gradient_dtype
-            && dtype != DType::F32
-        {
-            return Err(Error::invalid("gradient_dtype", format!("{dtype} must be f32, the only one so far")));
+        let gradient_dtype = desc.gradient_dtype.unwrap_or(DType::F32);
+        if ![DType::F32, DType::BF16].contains(&gradient_dtype) {
+            return Err(Error::invalid("gradient_dtype", format!("{gradient_dtype} must be f32 or bf16")));
         }
         if let Some(comm) = desc.comm
             && !comm.runtime().is(runtime)
@@ -201,6 +201,7 @@ impl State {
                 GradientReduction::AtStep => false,
             },
             comm,
+            gradient_dtype,
             bucket_bytes: desc.bucket_bytes,
             gather_bytes: desc.gather_bytes,
             exchange: Exchange::default(),
@@ -235,8 +236,8 @@ impl State {
         inner.machine.can_build().map_err(|r| inner.refuse(r))?;
         desc.check()?;
         let number = inner.groups.len() as u32;
-        let sharding = inner.sharding;
-        inner.groups.push(Group::new(*desc, sharding));
+        let group = Group::new(*desc, inner.sharding, inner.gradient_dtype);
+        inner.groups.push(group);
         Ok(number)
     }
 

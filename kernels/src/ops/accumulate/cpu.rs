@@ -3,6 +3,7 @@
 use super::Accumulate;
 use crate::backend::cpu::span::{Span, each_vector};
 use crate::backend::cpu::{Cpu, Element, Kernel, Simd};
+use crate::dtype::{DType, bf16};
 use crate::exact_sum::{Accumulator, BLOCK, Term, WorkerSums, add_elements};
 use crate::view::{View, runs};
 use crate::with_float;
@@ -16,11 +17,16 @@ pub(super) fn run(op: &Accumulate<'_>, cpu: &Cpu<'_>) {
     let sums = WorkerSums::new(cpu);
     let flat = op.x.is_contiguous() && op.y.is_contiguous();
     let (x, y) = if flat { (op.x.flattened(), op.y.flattened()) } else { (op.x, op.y) };
+    let narrow = y.dtype() == DType::BF16;
     with_float!(x.dtype(), E => cpu.parallel_chunks(x.numel(), TASK, |range, worker| {
         // SAFETY: one running task holds a worker.
         let accumulator = unsafe { sums.of(worker) };
         let (overwrite, square) = (op.overwrite, op.square_sum.is_some());
-        cpu.dispatch(Add::<E> { x: &x, y: &y, range, overwrite, square, accumulator, element: PhantomData });
+        if narrow {
+            cpu.dispatch(Add::<E, bf16> { x: &x, y: &y, range, overwrite, square, accumulator, element: PhantomData });
+        } else {
+            cpu.dispatch(Add::<E, f32> { x: &x, y: &y, range, overwrite, square, accumulator, element: PhantomData });
+        }
     }));
     let total = sums.total();
     // SAFETY: the check required one writable i64.
@@ -34,17 +40,17 @@ pub(super) fn run(op: &Accumulate<'_>, cpu: &Cpu<'_>) {
     }
 }
 
-struct Add<'a, E> {
+struct Add<'a, E, Y> {
     x: &'a View<'a>,
     y: &'a View<'a>,
     range: Range<usize>,
     overwrite: bool,
     square: bool,
     accumulator: &'a mut Accumulator,
-    element: PhantomData<E>,
+    element: PhantomData<(E, Y)>,
 }
 
-impl<E: Element> Kernel for Add<'_, E> {
+impl<E: Element, Y: Element> Kernel for Add<'_, E, Y> {
     type Output = ();
     #[inline(always)]
     fn run<S: Simd>(self, s: S) {
@@ -54,14 +60,14 @@ impl<E: Element> Kernel for Add<'_, E> {
             let end = self.range.end.min(start + BLOCK);
             for (row, column, n) in runs(self.x.width(), start..end) {
                 // SAFETY: the run lies in this row of both views, which have one shape.
-                let (x, y) = unsafe { (self.x.row_ptr::<E>(row).add(column), self.y.row_ptr::<f32>(row).add(column)) };
+                let (x, y) = unsafe { (self.x.row_ptr::<E>(row).add(column), self.y.row_ptr::<Y>(row).add(column)) };
                 // SAFETY: as above.
                 nonfinite += unsafe {
                     match (self.overwrite, self.square) {
-                        (false, false) => add::<S, E, false, true>(s, x, y, n),
-                        (false, true) => add::<S, E, false, false>(s, x, y, n),
-                        (true, false) => add::<S, E, true, true>(s, x, y, n),
-                        (true, true) => add::<S, E, true, false>(s, x, y, n),
+                        (false, false) => add::<S, E, Y, false, true>(s, x, y, n),
+                        (false, true) => add::<S, E, Y, false, false>(s, x, y, n),
+                        (true, false) => add::<S, E, Y, true, true>(s, x, y, n),
+                        (true, true) => add::<S, E, Y, true, false>(s, x, y, n),
                     }
                 };
             }
@@ -77,10 +83,10 @@ impl<E: Element> Kernel for Add<'_, E> {
 
 /// y = x or y += x over `n` elements; with `COUNT`, returns how many x are not finite.
 #[inline(always)]
-unsafe fn add<S: Simd, E: Element, const OVERWRITE: bool, const COUNT: bool>(
+unsafe fn add<S: Simd, E: Element, Y: Element, const OVERWRITE: bool, const COUNT: bool>(
     s: S,
     x: *const E,
-    y: *mut f32,
+    y: *mut Y,
     n: usize,
 ) -> u64 {
     let mut nonfinite = 0;

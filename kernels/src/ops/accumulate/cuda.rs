@@ -1,6 +1,6 @@
 use super::Accumulate;
 use crate::backend::cuda::{CudaError, Gpu, Launch, Strided};
-use crate::by_dtype;
+use crate::by_dtypes;
 use crate::ops::exact_sum::cuda::{ELEMENTS, THREADS, carry, carry_after};
 
 /// `Parameters` of accumulate.cu.
@@ -34,9 +34,9 @@ pub(super) fn run(op: &Accumulate<'_>, gpu: &Gpu<'_>) -> Result<(), CudaError> {
         overflow_mark: op.overflow_mark,
     };
     let kernel = if op.overwrite {
-        by_dtype!("accumulate_overwrite", x.dtype())
+        by_dtypes!("accumulate_overwrite", y.dtype(), x.dtype())
     } else {
-        by_dtype!("accumulate_add", x.dtype())
+        by_dtypes!("accumulate_add", y.dtype(), x.dtype())
     };
     let blocks = gpu.blocks(x.numel().div_ceil(ELEMENTS), 7);
     // SAFETY: the parameters are those of accumulate.cu, and the views' memory outlives the work, as their makers

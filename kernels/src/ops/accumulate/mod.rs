@@ -1,15 +1,16 @@
-//! y = x or y += x in f32, counting what is not finite and, if asked, adding the exact sum of squares of x, in one pass:
+//! y = x or y += x, counting what is not finite and, if asked, adding the exact sum of squares of x, in one pass:
 //! a gradient enters its accumulator.
 //!
 //! | argument | shape | dtype |
 //! |---|---|---|
 //! | x | any, rows contiguous | f32, bf16 or f16 |
-//! | y | that of x, rows contiguous | f32 |
+//! | y | that of x, rows contiguous | f32 or bf16 |
 //! | nonfinite | \[1\] | i64 |
 //! | square_sum | \[68\], contiguous; optional | i64 |
 //! | overflow | \[1\]; optional | i64 |
 //!
-//! With overwrite, y = x exactly; without, y = y + x, rounded once to nearest even. nonfinite\[0\] grows by the number
+//! With overwrite, y = x; without, y = y + x, rounded to f32. Where y is bf16, that is rounded to it; both to nearest even.
+//! nonfinite\[0\] grows by the number
 //! of elements of x that are NaN or infinite. square_sum grows exactly as [`super::exact_sum`] says with squares, its
 //! word 67 by the same number. With such an element, overflow\[0\] becomes overflow_mark if that is larger; both count
 //! as unsigned.
@@ -58,7 +59,7 @@ impl Op for Accumulate<'_> {
     fn check(&self) -> Result<(), Invalid> {
         self.x.expect_dtype("x", &DType::FLOATS)?;
         self.x.expect_rows("x")?;
-        self.y.expect_dtype("y", &[DType::F32])?;
+        self.y.expect_dtype("y", &[DType::F32, DType::BF16])?;
         self.y.expect_shape("y", self.x.shape(), "the shape of x")?;
         self.y.expect_writable_rows("y")?;
         self.y.expect_apart("y", &self.x, "x")?;

@@ -21,13 +21,11 @@ pub(super) fn run(op: &FirstOverflow<'_>, cpu: &Cpu<'_>) {
             continue;
         }
         let mut squares = Accumulator::ZERO;
-        let x = op.gradient.ptr::<f32>().wrapping_add(start).cast();
+        let x = op.gradient.span(start..start + numel);
         let words: *mut Accumulator = &mut squares;
-        // SAFETY: the range lies inside the gradient, and the accumulator is this function's.
-        let (x, accumulator) = unsafe {
-            let x = View::new("gradient", x, DType::F32, &[numel], &[1]).expect("a part of a view");
-            (x, View::new("squares", words.cast(), DType::I64, &[WORDS], &[1]).expect("an accumulator"))
-        };
+        // SAFETY: the accumulator is this function's.
+        let accumulator =
+            unsafe { View::new("squares", words.cast(), DType::I64, &[WORDS], &[1]) }.expect("an accumulator");
         ExactSum { x, square: true, accumulator }.cpu(cpu);
         meet(&mut control, rank(squares.sum(), squares.nonfinite()), mark);
     }

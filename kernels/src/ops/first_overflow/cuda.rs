@@ -1,5 +1,6 @@
 use super::FirstOverflow;
 use crate::backend::cuda::{CudaError, Gpu, Launch};
+use crate::by_dtype;
 
 /// Threads of a block of the kernel that sums.
 const THREADS: u32 = 128;
@@ -33,10 +34,11 @@ pub(super) fn run(op: &FirstOverflow<'_>, gpu: &Gpu<'_>) -> Result<(), CudaError
         micro: op.micro,
         padding: 0,
     };
+    let kernel = by_dtype!("first_overflow_ranks", op.gradient.dtype());
     let blocks = gpu.blocks(count, 8);
     // SAFETY: the parameters are those of first_overflow.cu, and the views' memory and the workspace outlive the work.
     unsafe {
-        gpu.launch("first_overflow", "first_overflow_ranks", Launch::linear(blocks, THREADS), &parameters)?;
+        gpu.launch("first_overflow", kernel, Launch::linear(blocks, THREADS), &parameters)?;
         gpu.launch("first_overflow", "first_overflow_choose", Launch::linear(1, 32), &parameters)
     }
 }

@@ -8,7 +8,7 @@ struct Range {
 };
 
 struct Parameters {
-    const float *gradient;
+    const void *gradient;
     int64_t numel;
     const Range *ranges;
     int64_t parameters;
@@ -18,10 +18,10 @@ struct Parameters {
 };
 
 // See `sum_blocks`: squares of the gradient of one parameter.
-struct Squares {
-    const float *x;
+template <typename T> struct Squares {
+    const T *x;
 
-    __device__ __forceinline__ Squares(const float *gradient, const Place &place) : x(gradient + place.column) {}
+    __device__ __forceinline__ Squares(const T *gradient, const Place &place) : x(gradient + place.column) {}
 
     __device__ __forceinline__ bool ready() const { return true; }
 
@@ -30,16 +30,16 @@ struct Squares {
         for (int k = 0; k < N; k++)
 #pragma unroll
             for (int e = 0; e < 4; e++)
-                sum.add<true>(e, x[at + k * 16 + e], nonfinite);
+                sum.add<true>(e, to_f32(x[at + k * 16 + e]), nonfinite);
     }
 
     __device__ __forceinline__ void one(int e, BlockSum &sum, uint32_t &nonfinite) const {
-        sum.add<true>(e, *x, nonfinite);
+        sum.add<true>(e, to_f32(*x), nonfinite);
     }
 };
 
 // The rank of each parameter, one block for each.
-extern "C" __global__ void __launch_bounds__(THREADS) first_overflow_ranks(const __grid_constant__ Parameters p) {
+template <typename T> __device__ __forceinline__ void ranks(const Parameters &p) {
     __shared__ int64_t space[WARPS][WORDS];
     if (!p.control->search)
         return;
@@ -47,7 +47,7 @@ extern "C" __global__ void __launch_bounds__(THREADS) first_overflow_ranks(const
         Range range = p.ranges[i];
         bool inside = range.start >= 0 && range.start <= p.numel && range.numel <= p.numel - range.start;
         int64_t numel = inside ? range.numel : 0;
-        auto sum = sum_blocks<Squares, 4>(p.gradient + range.start, 1, numel, threadIdx.x / 32, WARPS, true);
+        auto sum = sum_blocks<Squares<T>, 4>((const T *)p.gradient + range.start, 1, numel, threadIdx.x / 32, WARPS, true);
         int64_t word = block_word(sum, space);
         __syncthreads();
         if (threadIdx.x < WORDS)
@@ -63,6 +63,14 @@ extern "C" __global__ void __launch_bounds__(THREADS) first_overflow_ranks(const
         __syncthreads();
     }
 }
+
+#define KERNEL(suffix, type)                                                                                           \
+    extern "C" __global__ void __launch_bounds__(THREADS)                                                              \
+        first_overflow_ranks_##suffix(const __grid_constant__ Parameters p) {                                          \
+        ranks<type>(p);                                                                                                \
+    }
+KERNEL(f32, float)
+KERNEL(bf16, bf16)
 
 struct Met {
     unsigned long long rank, mark;

@@ -3,7 +3,7 @@
 //!
 //! | argument | shape | dtype | |
 //! |---|---|---|---|
-//! | gradient | \[n\], contiguous | f32 | accumulated gradients of a group |
+//! | gradient | \[n\], contiguous | f32 or bf16 | accumulated gradients of a group |
 //! | ranges | \[p, 3\], contiguous | i64 | parameter number, first element and number of elements, for each parameter |
 //! | control | \[10\] | i64 | a [`Control`] that [`super::step_control`] wrote, updated |
 //!
@@ -63,7 +63,7 @@ impl Op for FirstOverflow<'_> {
     views!(gradient, ranges, control);
 
     fn check(&self) -> Result<(), Invalid> {
-        self.gradient.expect_dtype("gradient", &[DType::F32])?;
+        self.gradient.expect_dtype("gradient", &[DType::F32, DType::BF16])?;
         self.gradient.expect_ndim("gradient", 1, 1)?;
         self.gradient.expect_contiguous("gradient")?;
         self.ranges.expect_dtype("ranges", &[DType::I64])?;
