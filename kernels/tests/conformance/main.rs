@@ -34,6 +34,7 @@ mod optimizer;
 #[cfg(target_os = "linux")]
 mod page_end;
 mod random;
+mod rank_reduce;
 mod rms_norm;
 mod rotary;
 mod scale;
