@@ -40,6 +40,7 @@ pub mod stream;
 pub mod threads;
 pub mod trace;
 
+pub use comm::{Comm, CommDesc};
 pub use error::{Error, NativeDomain, Result, Status};
 pub use event::Event;
 pub use memory::{Allocator, Arena, MemoryReport, Tier, TierReport};

@@ -149,8 +149,17 @@ impl<'a> Queue<'a> {
         self.number
     }
 
+    /// The runtime that the stream belongs to.
+    pub(crate) fn runtime(&self) -> &'a Runtime {
+        self.runtime
+    }
+
     /// Shows work to whoever watches, until the result is dropped.
-    fn watch(&self, name: &'static str, describe: impl FnOnce() -> (u64, Option<&'static str>)) -> Option<Watched<'a>> {
+    pub(crate) fn watch(
+        &self,
+        name: &'static str,
+        describe: impl FnOnce() -> (u64, Option<&'static str>),
+    ) -> Option<Watched<'a>> {
         self.runtime.watch().watch(self.native, || {
             let (bytes, implementation) = describe();
             Span { name: name.as_bytes(), bytes, implementation, stream: self.number, is_range: false }
@@ -221,11 +230,17 @@ impl<'a> Queue<'a> {
         match self.native {
             // SAFETY: the caller's promise.
             Some(native) => unsafe { native.copy(to, from, bytes) },
-            // SAFETY: as above.
-            None => unsafe {
-                to.copy_from(from, bytes);
+            None => {
+                /// What a thread copies at a time: fewer bytes are not worth waking another one.
+                const PART: usize = 256 << 10;
+                let (to, from) = (Address(to), Address(from.cast_mut()));
+                let cpu = Cpu::new(self.runtime.level(), self.runtime.workers(), empty());
+                cpu.parallel_chunks(bytes, PART, |part, _| {
+                    // SAFETY: the caller's promise; the part lies in both.
+                    unsafe { to.at(part.start).copy_from_nonoverlapping(from.at(part.start), part.len()) };
+                });
                 Ok(())
-            },
+            }
         }
     }
 
@@ -313,6 +328,20 @@ fn bytes_of<O: Op>(op: &O) -> u64 {
 fn in_front(place: &str, mut error: Error) -> Error {
     error.message.insert_str(0, place);
     error
+}
+
+/// An address that workers share.
+#[derive(Clone, Copy)]
+struct Address(*mut u8);
+
+// SAFETY: a pointer; each worker uses a part of its own of what lies there.
+unsafe impl Sync for Address {}
+
+impl Address {
+    /// The address of byte `offset`, which is inside.
+    fn at(&self, offset: usize) -> *mut u8 {
+        self.0.wrapping_add(offset)
+    }
 }
 
 /// No bytes, aligned as a workspace must be.

@@ -35,6 +35,7 @@ pub mod lion;
 pub mod loss_scale;
 mod optimizer;
 pub mod random;
+pub mod rank_reduce;
 pub mod rms_norm;
 pub mod rotary;
 pub mod scale;

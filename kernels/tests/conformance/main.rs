@@ -35,6 +35,7 @@ mod optimizer;
 #[cfg(target_os = "linux")]
 mod page_end;
 mod random;
+mod rank_reduce;
 mod rms_norm;
 mod rotary;
 mod scale;

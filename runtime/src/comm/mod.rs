@@ -2,21 +2,33 @@
 //!
 //! Every rank calls the same operations in the same order, each with a stream of its own runtime. An operation is enqueued; on
 //! the CPU device it is complete when it returns. Tensors are contiguous and of one dimension; n is their number of elements.
+//!
+//! | module | is |
+//! |---|---|
+//! | `handle` | [`Comm`], what hosts and training states hold: it checks arguments |
+//! | `single` | a group of one rank |
+//! | `local` | ranks that are threads of one process, and their `rendezvous` |
+//! | [`host`] | the host's own communicator behind callbacks |
+//! | `checked` | any communicator, whose ranks compare their calls first |
+//! | `agreement` | whether all ranks have the same words |
+//! | `call` | what a rank calls, in words |
+
+mod agreement;
+mod call;
+mod checked;
+mod handle;
+pub mod host;
+mod local;
+mod rendezvous;
+mod single;
+
+pub use call::{Operation, Tag};
+pub use handle::{Comm, CommDesc};
+pub use scalert_kernels::ops::rank_reduce::Reduction;
 
 use crate::error::Result;
 use crate::stream::Queue;
 use scalert_kernels::view::View;
-
-/// How the elements of the ranks become one.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Reduction {
-    /// Their sum. 16-bit floats are summed in f32 and rounded once.
-    Sum,
-    /// The largest; a NaN if one is.
-    Max,
-    /// Their sum divided by the world; floats only.
-    Mean,
-}
 
 /// A group of ranks. Arguments have been checked: dtypes, shapes, overlap, and that memory is of the device.
 pub(crate) trait Communicator: Send + Sync {
@@ -61,6 +73,37 @@ pub(crate) trait Communicator: Send + Sync {
     fn abort(&self);
     /// What has gone wrong since, if anything.
     fn async_error(&self) -> Result<()>;
+
+    /// Names the calls of this rank from now on, where ranks compare their calls.
+    fn set_tag(&self, tag: Tag) -> Result<()> {
+        let _ = tag;
+        Ok(())
+    }
+
+    /// Requires all ranks to have the same words: else `FAILED_PRECONDITION` on every rank, which names two ranks and what
+    /// they have. A collective operation that waits for the device.
+    fn agree(&self, queue: &mut Queue<'_>, what: &str, words: &[u64]) -> Result<()> {
+        agreement::agree(self, queue, what, words)
+    }
+
+    /// Where the words of the ranks first differ: the same answer on every rank. A collective operation that waits for the
+    /// device.
+    fn first_difference(&self, queue: &mut Queue<'_>, words: &[u64]) -> Result<Option<Difference>> {
+        agreement::first_difference(self, queue, words)
+    }
+}
+
+/// Where the words of two ranks differ.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Difference {
+    /// The first rank whose words are not those of rank 0.
+    pub rank: u32,
+    /// The first word that is not that of rank 0; None when their numbers differ.
+    pub index: Option<usize>,
+    /// What rank 0 has there, or how many words.
+    pub first: u64,
+    /// What `rank` has there, or how many words.
+    pub other: u64,
 }
 
 /// A rank's handle.
