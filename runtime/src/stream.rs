@@ -139,11 +139,6 @@ impl<'a> Queue<'a> {
         self.native
     }
 
-    /// The runtime of the stream.
-    pub(crate) fn runtime(&self) -> &'a Runtime {
-        self.runtime
-    }
-
     /// Which stream of its runtime it is.
     pub(crate) fn number(&self) -> u64 {
         self.number

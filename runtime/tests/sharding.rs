@@ -7,8 +7,8 @@ use harness::{Rng, Tensor, bits, elements};
 use scalert_runtime::comm::{Comm, CommDesc};
 use scalert_runtime::optim::Optimizer;
 use scalert_runtime::{
-    DType, Error, GradientReduction, GroupDesc, Part, Runtime, RuntimeDesc, Scaler, ScalerDesc, Stage, State, StateDesc, Status,
-    StepDesc, StepResult, Stream,
+    DType, Error, GradientReduction, GroupDesc, Part, Runtime, RuntimeDesc, Scaler, ScalerDesc, Stage, State,
+    StateDesc, Status, StepDesc, StepResult, Stream,
 };
 use std::ffi::CString;
 use std::sync::Barrier;
@@ -144,7 +144,7 @@ fn micro_batch(state: &State, stream: &Stream, order: usize, gradient: impl Fn(u
     state.begin_micro().unwrap();
     for k in 0..count {
         // From the last to the first, or in an order of the step's own.
-        let p = if order % 2 == 0 { count - 1 - k } else { (k * 3 + order) % count };
+        let p = if order.is_multiple_of(2) { count - 1 - k } else { (k * 3 + order) % count };
         if !frozen(p) {
             state.gradient_ready(stream, p as u32, gradient(p).view(), None).unwrap();
         }
@@ -180,7 +180,8 @@ fn stages_and_buckets_have_the_same_bits_after_fifty_steps() {
             assert!(expected.iter().all(|outcome| *outcome == expected[0]), "world {world}: the ranks agree");
             for stage in STAGES {
                 for bucket_bytes in [0, 1024, 4000] {
-                    if gradient_dtype == DType::BF16 && bucket_bytes == 4000 {
+                    // A bucket of one block takes long.
+                    if bucket_bytes == 1024 && (gradient_dtype == DType::BF16 || world > 3) {
                         continue;
                     }
                     let run = Run { stage, bucket_bytes, ..base };
@@ -227,7 +228,10 @@ fn micro_batches_on_ranks_are_as_good_as_on_one() {
                 }
                 let sum = Tensor::new(DType::F32, &shape_of(8));
                 state.read(&rank.stream, 8, Part::Gradient, sum.view()).unwrap();
-                norms.extend(bits(&sum.values()));
+                // What a rank has added up is its own until the step, where that sums over the ranks.
+                if reduction != GradientReduction::AtStep {
+                    norms.extend(bits(&sum.values()));
+                }
                 let gradient_scale = 1.0 / micros as f32;
                 let desc = StepDesc { learning_rate: 0.02, max_norm: 2.0, gradient_scale, ..StepDesc::default() };
                 state.step(&rank.stream, &desc).unwrap();
@@ -243,9 +247,7 @@ fn micro_batches_on_ranks_are_as_good_as_on_one() {
         for stage in STAGES {
             assert!(run(world, stage, GradientReduction::EachMicro) == expected, "world {world} {stage:?}");
         }
-        let read_before = GradientReduction::AtStep;
-        // What a rank has added up is its own until the step: the sums read before it differ, and nothing else.
-        let late = run(world, Stage::Replicated, read_before);
+        let late = run(world, Stage::Replicated, GradientReduction::AtStep);
         assert!(late.0 == expected.0, "world {world} at the step");
     }
 }
@@ -285,7 +287,8 @@ fn each_stage_costs_what_the_formula_says() {
             assert_eq!(bytes.iter().sum::<u64>() * world, expected * n, "stage {stage:?} of {world}: {bytes:?}");
         }
         // f32 weights are the master weights.
-        let f32_weights = GroupDesc { weight_dtype: Some(DType::F32), optimizer: Optimizer::Lion, ..GroupDesc::default() };
+        let f32_weights =
+            GroupDesc { weight_dtype: Some(DType::F32), optimizer: Optimizer::Lion, ..GroupDesc::default() };
         let bytes = held(f32_weights, Stage::Gradients, world, DType::F32, n);
         assert_eq!(bytes, [0, 4 * n, 4 * n / world, 4 * n / world]);
         let frozen = GroupDesc { frozen: true, ..GroupDesc::default() };
@@ -307,7 +310,9 @@ fn an_overflow_on_one_rank_skips_the_step_on_all() {
                 micro_batch(&state, &rank.stream, 0, |p| {
                     let mut gradient = gradient(0, micro, rank.rank, p);
                     // The first is that of micro-batch 0, parameter 2, on the ranks 1 and 2.
-                    if (micro, rank.rank, p) == (1, 0, 0) || micro == 0 && rank.rank > 0 && p >= 2 && p != 5 && !frozen(p) {
+                    if (micro, rank.rank, p) == (1, 0, 0)
+                        || micro == 0 && rank.rank > 0 && p >= 2 && p != 5 && !frozen(p)
+                    {
                         gradient.set(0, f64::INFINITY);
                     }
                     gradient
@@ -325,7 +330,13 @@ fn an_overflow_on_one_rank_skips_the_step_on_all() {
             });
             state.step(&rank.stream, &StepDesc { learning_rate: 0.1, ..StepDesc::default() }).unwrap();
             assert!(contents(&state, &rank.stream) == before, "nothing has changed");
-            (format!("{skipped:?}"), format!("{:?}", result(&state)), skipped, result(&state), scaler.read_wait().unwrap().scale)
+            (
+                format!("{skipped:?}"),
+                format!("{:?}", result(&state)),
+                skipped,
+                result(&state),
+                scaler.read_wait().unwrap().scale,
+            )
         });
         assert!(outcomes.iter().all(|o| (&o.0, &o.1, o.4) == (&outcomes[0].0, &outcomes[0].1, outcomes[0].4)));
         let (_, _, first, second, scale) = outcomes[0];
@@ -375,9 +386,34 @@ fn ranks_that_differ_are_told_so_before_anything_is_taken() {
 }
 
 #[test]
+fn ranks_that_give_gradients_in_different_orders_are_told_so() {
+    for stage in [Stage::Replicated, Stage::Gradients] {
+        let messages = ranks(2, |rank| {
+            let state = sealed(&rank.runtime, &Run::new(stage).desc(&rank.comm));
+            initialise(&state, &rank.stream);
+            state.begin_step().unwrap();
+            state.begin_micro().unwrap();
+            // Two of one shape: their sums would be wrong, and nothing else would notice.
+            let order: &[u32] =
+                if rank.rank == 0 { &[0, 1, 2, 3, 4, 5, 6, 8, 9] } else { &[0, 1, 2, 4, 3, 5, 6, 8, 9] };
+            for p in order {
+                state.gradient_ready(&rank.stream, *p, gradient(0, 0, 0, *p as usize).view(), None).unwrap();
+            }
+            state.end_micro().unwrap();
+            message(state.step(&rank.stream, &StepDesc { learning_rate: 0.1, ..StepDesc::default() }))
+        });
+        assert_eq!(messages[0], messages[1]);
+        let what = "gradients of 0..4 6 8..9";
+        assert!(messages[0].contains(what) && messages[0].contains("gradients of 0..2 4..3 6 8..9"), "{}", messages[0]);
+    }
+}
+
+#[test]
 fn a_rank_without_the_memory_stops_all_and_they_may_try_again() {
     let runtimes: Vec<Runtime> = [0u64, 50_000]
-        .map(|device| Runtime::new(&RuntimeDesc { threads: 1, budgets: [device, 0, 0, 0], ..Default::default() }).unwrap())
+        .map(|device| {
+            Runtime::new(&RuntimeDesc { threads: 1, budgets: [device, 0, 0, 0], ..Default::default() }).unwrap()
+        })
         .into();
     let comms = Comm::local(&runtimes, &CommDesc::default()).unwrap();
     std::thread::scope(|scope| {
@@ -424,7 +460,10 @@ fn weights_in_use_have_a_memory_of_their_own() {
         }
         let error = state.acquire(3, stream).map(|_| ()).unwrap_err();
         assert_eq!(error.status, Status::OutOfBudget);
-        assert!(error.message.contains("'w3' need 2000 bytes") && error.message.contains("hold 6144 of 6144"), "{error}");
+        assert!(
+            error.message.contains("'w3' need 2000 bytes") && error.message.contains("hold 6144 of 6144"),
+            "{error}"
+        );
         assert_eq!(check(0), check(0), "what is there stays");
         for p in [0, 0, 0, 1] {
             state.release(p, stream).unwrap();
@@ -463,7 +502,7 @@ fn a_rank_that_leaves_fails_the_others_soon() {
             let step = StepDesc { learning_rate: 0.1, ..StepDesc::default() };
             let error = outcome.and_then(|()| state.step(&rank.stream, &step)).unwrap_err();
             assert!(matches!(error.status, Status::CommError | Status::Timeout), "{error}");
-            assert!(error.message.contains("rank 1"), "{error}");
+            assert!(error.message.contains("has left the group"), "{error}");
             assert!(begun.elapsed() < Duration::from_secs(30));
             drop(state);
         });

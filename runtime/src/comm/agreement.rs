@@ -1,6 +1,7 @@
 //! Whether all ranks have the same words.
 
 use super::{Communicator, Difference};
+use crate::device::DeviceKind;
 use crate::error::{Error, Result};
 use crate::memory::{Block, Purpose, Tier};
 use crate::stream::Queue;
@@ -48,30 +49,39 @@ pub(super) fn first_difference<C: Communicator + ?Sized>(
     Ok(difference)
 }
 
-/// The words of all ranks, as many of each, in their order.
-pub(super) fn gather<C: Communicator + ?Sized>(
+/// The words of all ranks, as many of each, in their order. The host's own memory where the device reaches it; else of the
+/// ledger while it lasts.
+pub(crate) fn gather<C: Communicator + ?Sized>(
     communicator: &C,
     queue: &mut Queue<'_>,
     words: &[u64],
 ) -> Result<Vec<u64>> {
     let n = words.len();
-    let mut all = vec![0u64; n * communicator.world() as usize];
-    let block = |words: usize| {
-        Block::new(queue.runtime().memory(), Tier::Device, Purpose::Other, (words * size_of::<u64>()) as u64, false)
+    let mut all = words.to_vec();
+    all.resize(n * (1 + communicator.world() as usize), 0);
+    let bytes = size_of_val(all.as_slice());
+    let runtime = queue.runtime();
+    let block = match runtime.device() {
+        DeviceKind::Cpu => None,
+        DeviceKind::Cuda => Some(Block::new(runtime.memory(), Tier::Device, Purpose::Other, bytes as u64, false)?),
     };
-    let (mine, theirs) = (block(n)?, block(all.len())?);
-    // SAFETY: the blocks have this many words, and are used by this function alone, which waits for the work below.
-    let (input, output) = unsafe {
-        (
-            View::new("words", mine.data().as_ptr(), DType::I64, &[n], &[1])?,
-            View::new("words", theirs.data().as_ptr(), DType::I64, &[all.len()], &[1])?,
-        )
+    let host: *mut u8 = all.as_mut_ptr().cast();
+    let data = block.as_ref().map_or(host, |block| block.data().as_ptr());
+    let view = |word: usize, words: usize| {
+        let data = data.wrapping_add(word * size_of::<u64>());
+        // SAFETY: the words lie in the vector or the block, which this function alone uses until their work is done.
+        unsafe { View::new("words", data, DType::I64, &[words], &[1]) }
     };
-    // SAFETY: as above, of the vectors as well.
-    let outcome = unsafe { queue.copy(input.data(), words.as_ptr().cast(), size_of_val(words)) }
+    let (input, output) = (view(0, n)?, view(n, all.len() - n)?);
+    if block.is_none() {
+        communicator.all_gather(queue, input, output)?;
+        return Ok(all.split_off(n));
+    }
+    // SAFETY: vector and block have this many bytes, and are waited for below.
+    let outcome = unsafe { queue.copy(data, host, bytes) }
         .and_then(|()| communicator.all_gather(queue, input, output))
         // SAFETY: as above.
-        .and_then(|()| unsafe { queue.copy(all.as_mut_ptr().cast(), output.data(), size_of_val(all.as_slice())) });
+        .and_then(|()| unsafe { queue.copy(host, data, bytes) });
     let waited = queue.wait();
-    outcome.and(waited).map(|()| all)
+    outcome.and(waited).map(|()| all.split_off(n))
 }

@@ -1,6 +1,6 @@
 //! What a rank calls: enough to compare the calls of ranks, and to say in words where they differ.
 
-use super::Reduction;
+use super::{Communicator, Reduction};
 use crate::error::{Error, Result};
 use scalert_kernels::dtype::DType;
 use scalert_kernels::view::View;
@@ -30,6 +30,27 @@ impl Tag {
             *word = u64::from_le_bytes(chunk.try_into().expect("eight bytes"));
         }
         Ok(tag)
+    }
+}
+
+/// The calls of a rank, named while this lives.
+pub(crate) struct Named<'a> {
+    ranks: &'a dyn Communicator,
+    before: Tag,
+}
+
+impl<'a> Named<'a> {
+    /// Names the calls that follow; of a longer text the beginning.
+    pub(crate) fn new(ranks: &'a dyn Communicator, text: &str) -> Result<Named<'a>> {
+        let text = &text[..text.floor_char_boundary(Tag::MOST_BYTES)];
+        Ok(Named { ranks, before: ranks.set_tag(Tag::new(text)?)? })
+    }
+}
+
+impl Drop for Named<'_> {
+    fn drop(&mut self) {
+        // A communicator that refuses it refuses the calls as well.
+        let _ = self.ranks.set_tag(self.before);
     }
 }
 

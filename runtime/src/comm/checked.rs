@@ -110,8 +110,7 @@ impl<C: Communicator> Communicator for Checked<C> {
     fn async_error(&self) -> Result<()> {
         self.inner.async_error()
     }
-    fn set_tag(&self, tag: Tag) -> Result<()> {
-        self.calls.take()?.tag = tag;
-        Ok(())
+    fn set_tag(&self, tag: Tag) -> Result<Tag> {
+        Ok(std::mem::replace(&mut self.calls.take()?.tag, tag))
     }
 }

@@ -112,7 +112,7 @@ impl Comm {
     /// Names the calls of this rank from now on, where ranks compare their calls: the tags must be the same too. At most
     /// [`Tag::MOST_BYTES`] bytes; empty = none.
     pub fn set_tag(&self, tag: &str) -> Result<()> {
-        self.communicator().set_tag(Tag::new(tag)?)
+        self.communicator().set_tag(Tag::new(tag)?).map(|_| ())
     }
 
     /// x = the reduction of x over the ranks, on every rank. x: f32, bf16, f16 or i64, any shape, contiguous; means are of floats

@@ -296,9 +296,8 @@ impl Communicator for Local {
         self.rendezvous.async_error()
     }
 
-    fn set_tag(&self, tag: Tag) -> Result<()> {
-        self.scratch.take()?.tag = tag;
-        Ok(())
+    fn set_tag(&self, tag: Tag) -> Result<Tag> {
+        Ok(std::mem::replace(&mut self.scratch.take()?.tag, tag))
     }
 }
 

@@ -22,6 +22,8 @@ mod local;
 mod rendezvous;
 mod single;
 
+pub(crate) use agreement::gather;
+pub(crate) use call::Named;
 pub use call::{Operation, Tag};
 pub use handle::{Comm, CommDesc};
 pub use scalert_kernels::ops::rank_reduce::Reduction;
@@ -74,10 +76,9 @@ pub(crate) trait Communicator: Send + Sync {
     /// What has gone wrong since, if anything.
     fn async_error(&self) -> Result<()>;
 
-    /// Names the calls of this rank from now on, where ranks compare their calls.
-    fn set_tag(&self, tag: Tag) -> Result<()> {
-        let _ = tag;
-        Ok(())
+    /// Names the calls of this rank from now on, where ranks compare their calls; gives the name that they had.
+    fn set_tag(&self, tag: Tag) -> Result<Tag> {
+        Ok(tag)
     }
 
     /// Requires all ranks to have the same words: else `FAILED_PRECONDITION` on every rank, which names two ranks and what
@@ -104,22 +105,4 @@ pub struct Difference {
     pub first: u64,
     /// What `rank` has there, or how many words.
     pub other: u64,
-}
-
-/// A rank's handle.
-#[derive(Clone)]
-pub struct Comm {
-    runtime: crate::runtime::Runtime,
-    communicator: std::sync::Arc<dyn Communicator>,
-}
-
-impl Comm {
-    /// The runtime that it belongs to.
-    pub fn runtime(&self) -> &crate::runtime::Runtime {
-        &self.runtime
-    }
-
-    pub(crate) fn communicator(&self) -> &dyn Communicator {
-        &*self.communicator
-    }
 }

@@ -8,6 +8,8 @@ const ALIGNMENT: usize = 32;
 /// Part of a parameter's gradient in a bucket.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Piece {
+    /// The parameter.
+    pub(crate) parameter: u32,
     /// Group of the parameter.
     pub(crate) group: u32,
     /// Elements of the flat space of the group.
@@ -51,13 +53,13 @@ impl Bucket {
 
     /// Puts the first elements of `range` into the bucket, as many as there is room for, and gives their piece. None when
     /// the bucket must be emptied first: a gradient that fits a bucket is not divided, and a larger one begins a bucket.
-    pub(crate) fn push(&mut self, group: u32, range: Range<usize>, micro: u32) -> Option<Piece> {
+    pub(crate) fn push(&mut self, parameter: u32, group: u32, range: Range<usize>, micro: u32) -> Option<Piece> {
         let at = self.used.next_multiple_of(ALIGNMENT);
         let len = range.len().min(self.capacity);
         if len == 0 || at + len > self.capacity {
             return None;
         }
-        let piece = Piece { group, range: range.start..range.start + len, at, micro };
+        let piece = Piece { parameter, group, range: range.start..range.start + len, at, micro };
         self.used = at + len;
         self.pieces.push(piece.clone());
         Some(piece)
@@ -115,7 +117,7 @@ mod tests {
                 let mut rest = 7..7 + n;
                 let mut emptied = false;
                 while !rest.is_empty() {
-                    match bucket.push(i as u32, rest.clone(), 3) {
+                    match bucket.push(0, i as u32, rest.clone(), 3) {
                         Some(piece) => (rest.start, emptied) = (piece.range.end, false),
                         None => {
                             prop_assert!(!emptied, "an empty bucket takes something");

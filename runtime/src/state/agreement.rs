@@ -1,91 +1,46 @@
 //! What ranks must have in common: they tell each other, and name the first difference.
 
 use super::{Inner, State};
-use crate::comm::Communicator;
-use crate::device::DeviceKind;
+use crate::comm::{Communicator, gather};
 use crate::error::{Error, Result, Status};
-use crate::memory::{Block, Purpose, Tier};
 use crate::stream::{Queue, Stream};
-use scalert_kernels::dtype::DType;
-use scalert_kernels::view::View;
 use std::hash::{DefaultHasher, Hash, Hasher};
 
 /// Bytes of a description that ranks tell each other.
 const DESCRIPTION_BYTES: usize = 256;
 
-/// The words of every rank, in order; each gives as many.
-fn tell(ranks: &dyn Communicator, queue: &mut Queue<'_>, words: &[u64]) -> Result<Vec<u64>> {
-    let n = words.len();
-    let mut all = vec![0u64; n * (1 + ranks.world() as usize)];
-    all[..n].copy_from_slice(words);
-    let runtime = queue.runtime();
-    let bytes = size_of_val(all.as_slice());
-    let block = match runtime.device() {
-        DeviceKind::Cpu => None,
-        DeviceKind::Cuda => Some(Block::new(runtime.memory(), Tier::Device, Purpose::Other, bytes as u64, true)?),
-    };
-    let host: *mut u8 = all.as_mut_ptr().cast();
-    let data = block.as_ref().map_or(host, |block| block.data().as_ptr());
-    let view = |word: usize, words: usize| {
-        let data = data.wrapping_add(word * size_of::<u64>());
-        // SAFETY: the words lie in the vector or the block, which this call alone uses and outlives its work.
-        unsafe { View::new("words", data, DType::I64, &[words], &[1]) }
-    };
-    // SAFETY: both memories have this many bytes; the queue is waited for before they go.
-    let copy = |queue: &mut Queue<'_>, to: *mut u8, from: *const u8| unsafe { queue.copy(to, from, bytes) };
-    if block.is_some() {
-        copy(queue, data, host)?;
-    }
-    ranks.all_gather(queue, view(0, n)?, view(n, all.len() - n)?)?;
-    if block.is_some() {
-        copy(queue, host, data)?;
-        queue.wait()?;
-    }
-    Ok(all.split_off(n))
+fn words_of(description: &str) -> [u64; DESCRIPTION_BYTES / size_of::<u64>()] {
+    let mut bytes = [0; DESCRIPTION_BYTES];
+    let n = description.len().min(DESCRIPTION_BYTES);
+    bytes[..n].copy_from_slice(&description.as_bytes()[..n]);
+    let (words, _) = bytes.as_chunks();
+    std::array::from_fn(|i| u64::from_le_bytes(words[i]))
+}
+
+fn text_of(words: &[u64]) -> String {
+    let bytes: Vec<u8> = words.iter().flat_map(|word| word.to_le_bytes()).take_while(|byte| *byte != 0).collect();
+    String::from_utf8_lossy(&bytes).into_owned()
 }
 
 /// Requires the same descriptions on every rank: `FAILED_PRECONDITION` on all of them names the first that differs.
-pub(super) fn expect_same(
-    ranks: &dyn Communicator,
-    queue: &mut Queue<'_>,
-    what: &str,
-    descriptions: &[String],
-) -> Result<()> {
-    let mut hasher = DefaultHasher::new();
-    descriptions.hash(&mut hasher);
-    let summaries = tell(ranks, queue, &[descriptions.len() as u64, hasher.finish()])?;
-    let (summaries, _) = summaries.as_chunks::<2>();
-    if summaries.iter().all(|summary| *summary == summaries[0]) {
-        return Ok(());
-    }
-    let most = summaries.iter().map(|[count, _]| *count).max().expect("one for each rank");
-    for i in 0..most as usize {
-        let own = descriptions.get(i).map_or("nothing", String::as_str);
-        let mut words = [0u64; DESCRIPTION_BYTES / size_of::<u64>()];
-        let (chunks, _) = own.as_bytes().as_chunks::<8>();
-        let mut tail = [0u8; 8];
-        let rest = &own.as_bytes()[chunks.len() * 8..];
-        tail[..rest.len()].copy_from_slice(rest);
-        chunks.iter().chain([&tail]).zip(&mut words).for_each(|(bytes, word)| *word = u64::from_le_bytes(*bytes));
-        let all = tell(ranks, queue, &words)?;
-        let mut all = all.chunks_exact(words.len());
-        let first = all.next().expect("one for each rank");
-        if let Some(other) = all.clone().position(|words| words != first) {
-            let other_words = all.nth(other).expect("it was found");
-            let text = |words: &[u64]| {
-                let bytes: Vec<u8> = words.iter().flat_map(|word| word.to_le_bytes()).take_while(|b| *b != 0).collect();
-                String::from_utf8_lossy(&bytes).into_owned()
-            };
-            return Err(Error::precondition(format!(
-                "ranks must {what} in the same way: number {i} is {} on rank 0, but {} on rank {}",
-                text(first),
-                text(other_words),
-                other + 1
-            )));
-        }
-    }
+fn expect_same(ranks: &dyn Communicator, queue: &mut Queue<'_>, descriptions: &[String]) -> Result<()> {
+    let hash = |description: &String| {
+        let mut hasher = DefaultHasher::new();
+        description.hash(&mut hasher);
+        hasher.finish()
+    };
+    let hashes: Vec<u64> = descriptions.iter().map(hash).collect();
+    let Some(difference) = ranks.first_difference(queue, &hashes)? else { return Ok(()) };
+    // Where one rank has more, its last ones are what the others lack.
+    let index = difference.index.unwrap_or_else(|| difference.first.min(difference.other) as usize);
+    let words = words_of(descriptions.get(index).map_or("nothing", String::as_str));
+    let all = gather(ranks, queue, &words)?;
+    let text = |rank: u32| text_of(&all[rank as usize * words.len()..][..words.len()]);
     Err(Error::precondition(format!(
-        "ranks must {what} in the same way, and differ beyond {DESCRIPTION_BYTES} bytes of it"
+        "ranks must make the same state: number {index} is {} on rank 0, but {} on rank {}",
+        text(0),
+        text(difference.rank),
+        difference.rank
     )))
 }
 
@@ -95,18 +50,24 @@ impl State {
         let Some(ranks) = inner.ranks() else { return prepare() };
         let stream = Stream::new(&self.runtime)?;
         let mut queue = stream.begin()?;
-        let sharding = super::Sharding { rank: 0, ..inner.sharding };
-        let exchange = format!("a state with {:?} and {:?}", sharding, inner.exchange_plan());
+        let state = format!(
+            "a state of stage {}, gradients in {} summed {}, bucket_bytes {}, gather_bytes {}",
+            inner.sharding.stage as i32,
+            inner.gradient_dtype,
+            if inner.each_micro { "at each micro-batch" } else { "at the step" },
+            inner.bucket_bytes,
+            inner.gather_bytes
+        );
         let groups = inner.groups.iter().map(|group| format!("a group with {:?}", group.desc));
         let parameters = inner.parameters.iter().map(|parameter| {
             let info = &parameter.info;
             format!("parameter '{}' {:?} of group {}", parameter.name(), info.shape, info.group)
         });
-        let descriptions: Vec<String> = groups.chain(parameters).chain([exchange]).collect();
-        expect_same(ranks, &mut queue, "make the state", &descriptions)?;
+        let descriptions: Vec<String> = std::iter::once(state).chain(groups).chain(parameters).collect();
+        expect_same(ranks, &mut queue, &descriptions)?;
         let prepared = prepare();
         let status = prepared.as_ref().map_or_else(|error| error.status as u64, |_| 0);
-        let statuses = tell(ranks, &mut queue, &[status])?;
+        let statuses = gather(ranks, &mut queue, &[status])?;
         let prepared = prepared?;
         match statuses.iter().position(|status| *status != 0) {
             None => Ok(prepared),

@@ -6,7 +6,7 @@
 //! it is the sum over the ranks of what each has added up.
 
 use super::{Inner, Part};
-use crate::comm::Reduction;
+use crate::comm::{Named, Reduction};
 use crate::error::{Error, Result};
 use crate::shard::Stage;
 use crate::shard::bucket::runs;
@@ -61,7 +61,7 @@ impl Inner {
         let mut rest = start..end;
         while !rest.is_empty() {
             let group = self.parameters[i].info.group;
-            let Some(piece) = self.exchange.bucket.push(group, rest.clone(), micro) else {
+            let Some(piece) = self.exchange.bucket.push(i as u32, group, rest.clone(), micro) else {
                 self.reduce(queue)?;
                 continue;
             };
@@ -93,6 +93,8 @@ impl Inner {
                 overflow_mark: 0,
             })
         };
+        let named =
+            Named::new(ranks, &format!("gradients of {}", numbers(bucket.pieces().iter().map(|p| p.parameter))))?;
         if sharding.stage < Stage::Gradients {
             ranks.all_reduce(queue, exchange.span(0..bucket.used()), Reduction::Sum)?;
             for piece in bucket.pieces() {
@@ -120,6 +122,7 @@ impl Inner {
                 }
             }
         }
+        drop(named);
         self.exchange.bucket.clear();
         Ok(())
     }
@@ -131,6 +134,7 @@ impl Inner {
             return Ok(());
         }
         let Some(ranks) = self.ranks() else { return Ok(()) };
+        let _named = Named::new(ranks, "gradients of a step")?;
         for (_, group) in self.trained() {
             let shards = group.shards();
             let all = group.gradients(shards.all.clone());
@@ -141,5 +145,29 @@ impl Inner {
             }
         }
         Ok(())
+    }
+}
+
+/// Numbers in words: neighbours, up or down, are a range.
+fn numbers(numbers: impl Iterator<Item = u32>) -> String {
+    let mut ranges: Vec<(u32, u32)> = Vec::new();
+    for number in numbers {
+        match ranges.last_mut() {
+            Some((first, last)) if *first <= *last && number == *last + 1 => *last = number,
+            Some((first, last)) if *first >= *last && number + 1 == *last => *last = number,
+            _ => ranges.push((number, number)),
+        }
+    }
+    let text = ranges.iter().map(|(a, b)| if a == b { a.to_string() } else { format!("{a}..{b}") });
+    text.collect::<Vec<_>>().join(" ")
+}
+
+#[cfg(test)]
+mod tests {
+    #[test]
+    fn neighbours_are_ranges() {
+        let text = |numbers: &[u32]| super::numbers(numbers.iter().copied());
+        assert_eq!(text(&[9, 8, 7, 3, 4, 5, 5, 0]), "9..7 3..5 5 0");
+        assert_eq!(text(&[]), "");
     }
 }

@@ -3,7 +3,7 @@
 use super::group::Group;
 use super::parameter::{Parameter, Part};
 use super::{Inner, State};
-use crate::comm::Communicator;
+use crate::comm::{Communicator, Named};
 use crate::error::{Error, Result, Status};
 use crate::shard::Stage;
 use crate::stream::{Queue, Stream};
@@ -102,12 +102,13 @@ impl State {
             }
         }
         if part == Part::Master {
-            match (inner.ranks(), group.weight(parameter)) {
+            match inner.ranks().filter(|_| !inner.gathers()) {
                 // The weights that the model reads are whole on every rank: each has them from their owners.
-                (Some(ranks), Some(weight)) => {
+                Some(ranks) => {
+                    let weight = group.weight(parameter).expect("this rank has all weights");
                     collect(ranks, &mut queue, group, parameter, weight, |_, _, _| Ok(()))?;
                 }
-                _ => inner.exchange.gathered.forget(i),
+                None => inner.exchange.gathered.forget(i),
             }
         }
         Ok(())
@@ -177,6 +178,7 @@ impl Inner {
         };
         let weights = exchange.weights(&place, parameter);
         let ranks = comm.as_ref().expect("weights are gathered from other ranks").communicator();
+        let _named = Named::new(ranks, &format!("weights of {i} '{}'", parameter.name()))?;
         let gathered = collect(ranks, queue, group, parameter, weights, |queue, range, y| {
             let x = group.weight_span(range);
             // SAFETY: the same elements, in two memories of this state.
@@ -195,6 +197,7 @@ impl Inner {
         if !matches!(self.sharding.stage, Stage::Optimizer | Stage::Gradients) {
             return Ok(());
         }
+        let _named = Named::new(ranks, "weights of a step")?;
         for (_, group) in self.trained() {
             let shards = group.shards();
             ranks.all_gather(queue, group.weight_span(shards.own.clone()), group.weight_span(shards.all.clone()))?;

@@ -15,7 +15,7 @@
 
 use super::group::{Group, Rates};
 use super::{Inner, State};
-use crate::comm::Reduction;
+use crate::comm::{Named, Reduction};
 use crate::device::DeviceKind;
 use crate::error::{Error, Result, Status};
 use crate::event::Event;
@@ -271,6 +271,7 @@ impl State {
         inner.trained().try_for_each(|(_, group)| queue.run(&inner.square_sum(group)))?;
         let decision = inner.decision();
         if let Some(ranks) = inner.ranks() {
+            let _named = Named::new(ranks, "the norm of a step")?;
             ranks.all_reduce(&mut queue, decision.square_sum(), Reduction::Sum)?;
             ranks.all_gather(&mut queue, decision.overflow(), decision.marks())?;
         }
