@@ -74,11 +74,7 @@ impl Stream {
 
     /// Work enqueued after this call runs after `event`. On the CPU device this waits for an event of another one.
     pub fn follow(&self, event: &Event) -> Result<()> {
-        let queue = self.begin()?;
-        match (queue.native, event.native()) {
-            (Some(stream), Some(event)) => event.hold_back(stream),
-            _ => event.wait(),
-        }
+        self.begin()?.follow(event)
     }
 
     /// Runs one operation: checks it, grows the workspace if it needs more, and computes. A failure changes nothing.
@@ -211,6 +207,14 @@ impl<'a> Queue<'a> {
         // SAFETY: the workspace belongs to the stream, which orders the operations that use it.
         let gpu = unsafe { native.gpu(address, bytes) };
         native.context().check(op.cuda(&gpu)).map_err(|error| in_front(&format!("{}: ", O::NAME), error))
+    }
+
+    /// Work enqueued after this call runs after `event`. On the CPU device this waits for an event of another one.
+    pub(crate) fn follow(&self, event: &Event) -> Result<()> {
+        match (self.native, event.native()) {
+            (Some(stream), Some(event)) => event.hold_back(stream),
+            _ => event.wait(),
+        }
     }
 
     /// Copies bytes in stream order, between any memory of host and device.

@@ -42,8 +42,8 @@ pub(crate) struct Named<'a> {
 impl<'a> Named<'a> {
     /// Names the calls that follow; of a longer text the beginning.
     pub(crate) fn new(ranks: &'a dyn Communicator, text: &str) -> Result<Named<'a>> {
-        let text = &text[..text.floor_char_boundary(Tag::MOST_BYTES)];
-        Ok(Named { ranks, before: ranks.set_tag(Tag::new(text)?)? })
+        let end = (0..=text.len().min(Tag::MOST_BYTES)).rev().find(|end| text.is_char_boundary(*end));
+        Ok(Named { ranks, before: ranks.set_tag(Tag::new(&text[..end.unwrap_or(0)])?)? })
     }
 }
 

@@ -51,12 +51,13 @@ impl State {
         let stream = Stream::new(&self.runtime)?;
         let mut queue = stream.begin()?;
         let state = format!(
-            "a state of stage {}, gradients in {} summed {}, bucket_bytes {}, gather_bytes {}",
+            "a state of stage {}, gradients in {} summed {}, bucket_bytes {}, gather_bytes {}, overlap {}",
             inner.sharding.stage as i32,
             inner.gradient_dtype,
             if inner.each_micro { "at each micro-batch" } else { "at the step" },
             inner.bucket_bytes,
-            inner.gather_bytes
+            inner.gather_bytes,
+            inner.overlap
         );
         let groups = inner.groups.iter().map(|group| format!("a group with {:?}", group.desc));
         let parameters = inner.parameters.iter().map(|parameter| {

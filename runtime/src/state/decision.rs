@@ -29,7 +29,7 @@ const MARKS: usize = CONTROL + Control::WORDS;
 
 /// All words of a group of ranks; a single one tells nobody.
 fn words(world: usize) -> usize {
-    MARKS + if world == 1 { 0 } else { world * (1 + FOUND_WORDS) }
+    MARKS + if world == 1 { 0 } else { world * (1 + FOUND_WORDS) + 1 }
 }
 
 /// The memory of a state's decisions.
@@ -117,6 +117,11 @@ impl Decision {
     /// What all ranks have found, one behind the other.
     pub(super) fn all_found<'a>(&self) -> View<'a> {
         self.view(MARKS + self.world, self.world * FOUND_WORDS)
+    }
+
+    /// A count that nobody reads: what is not finite in sums over ranks.
+    pub(super) fn nonfinite_sums<'a>(&self) -> View<'a> {
+        self.view(MARKS + self.world * (1 + FOUND_WORDS), 1)
     }
 
     /// The control block.

@@ -1,13 +1,16 @@
 //! The memory through which gradients and weights go from rank to rank. None where there is one rank.
 
 use super::Inner;
+use super::lane::Ticket;
 use super::parameter::Parameter;
 use crate::memory::{Block, Charge, Purpose};
 use crate::shard::Stage;
 use crate::shard::bucket::Bucket;
+use crate::shard::forecast::Forecast;
 use crate::shard::gathered::{Gathered, room};
 use scalert_kernels::dtype::DType;
 use scalert_kernels::view::View;
+use std::collections::VecDeque;
 use std::ops::Range;
 
 /// What a bucket has at least, if its size is given.
@@ -19,7 +22,9 @@ const DEFAULT_BYTES: u64 = 16 << 20;
 /// How much of it there is.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(super) struct Plan {
-    /// Elements of the bucket; f32.
+    /// Buckets: with overlap a second one fills while the first is summed.
+    buckets: usize,
+    /// Elements of a bucket; f32.
     bucket: usize,
     /// Bytes for gathered weights.
     gathered: usize,
@@ -28,7 +33,7 @@ pub(super) struct Plan {
 impl Plan {
     /// One charge for each block.
     pub(super) fn charges(&self) -> impl Iterator<Item = Charge> + use<> {
-        let bytes = [self.bucket * size_of::<f32>(), self.gathered];
+        let bytes = [self.buckets * self.bucket * size_of::<f32>(), self.gathered];
         bytes.into_iter().map(|bytes| Charge { purpose: Purpose::Workspace, bytes: bytes as u64 })
     }
 }
@@ -36,35 +41,80 @@ impl Plan {
 /// That memory, and what is where in it.
 #[derive(Default)]
 pub(super) struct Exchange {
-    pub(super) bucket: Bucket,
+    /// The bucket that fills is the first; each with the job that it is the memory of.
+    buckets: VecDeque<(Bucket, usize, Ticket)>,
     pub(super) gathered: Gathered,
+    /// The job that brings each parameter's weights, and that of each group.
+    pub(super) arrivals: Vec<Ticket>,
+    pub(super) group_arrivals: Vec<Ticket>,
+    pub(super) forecast: Forecast,
     memory: Option<[Block; 2]>,
 }
 
 impl Exchange {
     /// Over the blocks that the charges asked for.
-    pub(super) fn new(plan: &Plan, blocks: &mut impl Iterator<Item = Block>) -> Exchange {
+    pub(super) fn new(
+        plan: &Plan,
+        groups: usize,
+        parameters: usize,
+        blocks: &mut impl Iterator<Item = Block>,
+    ) -> Exchange {
         let mut next = || blocks.next().expect("one block for each charge");
-        let memory = Some([next(), next()]);
-        Exchange { bucket: Bucket::new(plan.bucket), gathered: Gathered::new(plan.gathered), memory }
+        Exchange {
+            buckets: (0..plan.buckets)
+                .map(|i| (Bucket::new(plan.bucket), i * plan.bucket, Ticket::default()))
+                .collect(),
+            gathered: Gathered::new(plan.gathered),
+            arrivals: vec![Ticket::default(); parameters],
+            group_arrivals: vec![Ticket::default(); groups],
+            forecast: Forecast::default(),
+            memory: Some([next(), next()]),
+        }
+    }
+
+    /// The bucket that fills.
+    pub(super) fn bucket(&self) -> &Bucket {
+        &self.buckets[0].0
+    }
+
+    /// Whether something waits in the bucket that fills.
+    pub(super) fn fills(&self) -> bool {
+        self.buckets.front().is_some_and(|(bucket, ..)| bucket.used() > 0)
+    }
+
+    /// The bucket that fills, where there is one.
+    pub(super) fn bucket_mut(&mut self) -> Option<&mut Bucket> {
+        self.buckets.front_mut().map(|(bucket, ..)| bucket)
+    }
+
+    /// Leaves the bucket to a job, and begins the next one; gives the job that must be over before.
+    pub(super) fn turn(&mut self, job: Ticket) -> Ticket {
+        self.buckets[0].2 = job;
+        self.buckets.rotate_left(1);
+        self.buckets[0].0.clear();
+        self.buckets[0].2
     }
 
     fn view<'a>(&self, block: usize, byte: usize, dtype: DType, shape: &[usize], stride: &[usize]) -> View<'a> {
         let memory = self.memory.as_ref().expect("the machine lets no one here before seal");
         let data = memory[block].data().as_ptr().wrapping_add(byte);
-        // SAFETY: bucket and places lie inside their blocks; the state lends its memory to one call at a time, and to the
-        // host by acquire, for reading.
+        // SAFETY: bucket and places lie inside their blocks; the state lends its memory to one call or job at a time, and to
+        // the host by acquire, for reading.
         unsafe { View::new("exchange", data, dtype, shape, stride) }.expect("a valid view")
     }
 
-    /// Elements of the bucket.
-    pub(super) fn span<'a>(&self, place: Range<usize>) -> View<'a> {
-        self.view(0, place.start * size_of::<f32>(), DType::F32, &[place.len()], &[1])
+    fn byte(&self, at: usize) -> usize {
+        (self.buckets[0].1 + at) * size_of::<f32>()
     }
 
-    /// A gradient in the bucket, in its shape.
+    /// Elements of the bucket that fills.
+    pub(super) fn span<'a>(&self, place: Range<usize>) -> View<'a> {
+        self.view(0, self.byte(place.start), DType::F32, &[place.len()], &[1])
+    }
+
+    /// A gradient in the bucket that fills, in its shape.
     pub(super) fn gradient<'a>(&self, at: usize, parameter: &Parameter) -> View<'a> {
-        self.view(0, at * size_of::<f32>(), DType::F32, &parameter.info.shape, &parameter.stride)
+        self.view(0, self.byte(at), DType::F32, &parameter.info.shape, &parameter.stride)
     }
 
     /// Weights in their place, in their shape.
@@ -84,6 +134,7 @@ impl Inner {
             // A gradient's place in the bucket is aligned: with room for the gaps, all of them fit.
             let all: usize = self.trained().map(|(_, group)| group.layout.len()).sum();
             let bytes = if self.bucket_bytes == 0 { DEFAULT_BYTES } else { self.bucket_bytes };
+            plan.buckets = if self.overlap { 2 } else { 1 };
             plan.bucket = usize::try_from(bytes / size_of::<f32>() as u64).unwrap_or(usize::MAX).min(all);
         }
         if self.sharding.stage == Stage::Parameters {

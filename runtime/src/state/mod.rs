@@ -17,6 +17,7 @@ mod agreement;
 mod decision;
 mod exchange;
 mod group;
+mod lane;
 mod machine;
 mod parameter;
 mod reduction;
@@ -41,6 +42,7 @@ use crate::stream::{Queue, Stream};
 use decision::Decision;
 use exchange::Exchange;
 use group::Group;
+use lane::Lane;
 use machine::{Machine, Refusal};
 use parameter::Parameter;
 use scalert_kernels::dtype::DType;
@@ -80,6 +82,9 @@ pub struct StateDesc<'a> {
     pub bucket_bytes: u64,
     /// Stage 3: memory for weights in use; 0 = all of them up to 16 MiB, or twice the largest if that is more.
     pub gather_bytes: u64,
+    /// Whether what goes between ranks goes while the host goes on: on the CPU device on a thread of the state, on a CUDA
+    /// device on a stream of its own. There are then two buckets.
+    pub overlap: bool,
 }
 
 /// This rank among those that share the state.
@@ -97,6 +102,8 @@ pub struct State {
 }
 
 struct Inner {
+    /// Where what goes between ranks is done; from seal on. It ends before the memory that it uses.
+    lane: Option<Lane>,
     machine: Machine,
     groups: Vec<Group>,
     parameters: Vec<Parameter>,
@@ -109,6 +116,7 @@ struct Inner {
     each_micro: bool,
     bucket_bytes: u64,
     gather_bytes: u64,
+    overlap: bool,
     /// Where steps are decided; from seal on.
     decision: Option<Decision>,
     /// What goes from rank to rank goes through it; from seal on.
@@ -155,6 +163,11 @@ impl Inner {
         self.comm.as_ref().map(Comm::communicator)
     }
 
+    /// Later work in `queue` comes after all that has been given to go between ranks.
+    fn drain(&self, queue: &mut Queue<'_>) -> Result<()> {
+        self.lane.as_ref().map_or(Ok(()), |lane| lane.drain(queue))
+    }
+
     /// The groups that are trained, with their numbers.
     fn trained(&self) -> impl Iterator<Item = (usize, &Group)> {
         self.groups.iter().enumerate().filter(|(_, group)| !group.desc.frozen)
@@ -190,6 +203,7 @@ impl State {
             comm.as_ref().map_or((0, 1), |comm| (comm.communicator().rank(), comm.communicator().world()));
         let deterministic = comm.as_ref().is_some_and(|comm| comm.communicator().deterministic());
         let inner = Inner {
+            lane: None,
             machine: Machine::new(),
             groups: Vec::new(),
             parameters: Vec::new(),
@@ -204,6 +218,7 @@ impl State {
             gradient_dtype,
             bucket_bytes: desc.bucket_bytes,
             gather_bytes: desc.gather_bytes,
+            overlap: desc.overlap,
             exchange: Exchange::default(),
             decision: None,
             restart: Restart::default(),
@@ -285,10 +300,11 @@ impl State {
         inner.machine.can_build().map_err(|r| inner.refuse(r))?;
         let [(_, charges), (host, host_charges)] = inner.charges(Readback::tier(&self.runtime));
         let copied = Event::new(&self.runtime)?;
-        let (blocks, host_blocks) = self.agree(&inner, || {
+        let (lane, blocks, host_blocks) = self.agree(&inner, || {
             let memory = self.runtime.memory();
+            let lane = inner.comm.as_ref().map(|comm| Lane::new(&self.runtime, comm, inner.overlap)).transpose()?;
             let blocks = Block::new_all(memory, Tier::Device, &charges, true)?;
-            Ok((blocks, Block::new_all(memory, host, &host_charges, true)?))
+            Ok((lane, blocks, Block::new_all(memory, host, &host_charges, true)?))
         })?;
         let mut blocks = blocks.into_iter();
         let host_blocks: [Block; 2] = host_blocks.try_into().ok().expect("one block for each charge");
@@ -298,9 +314,10 @@ impl State {
         groups.iter_mut().for_each(|group| group.seal(&mut blocks));
         let words = blocks.next().expect("one block for each charge");
         *decision = Some(Decision::new(words, world, host_blocks, copied, groups, parameters));
-        *exchange = Exchange::new(&plan, &mut blocks);
+        *exchange = Exchange::new(&plan, groups.len(), parameters.len(), &mut blocks);
         machine.seal(parameters.iter().map(|parameter| groups[parameter.info.group as usize].desc.frozen));
         let parameters = parameters.len();
+        inner.lane = lane;
         self.runtime.log().write(LogLevel::Info, || {
             let bytes: u64 = charges.iter().map(|c| c.bytes).sum();
             format!("state of {parameters} parameters sealed: {bytes} bytes of {}", Tier::Device)

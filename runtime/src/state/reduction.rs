@@ -5,6 +5,7 @@
 //! ranks: the same bits at every stage and with any bucket, where the communicator sums in one order. Summed at the step,
 //! it is the sum over the ranks of what each has added up.
 
+use super::lane::{Action, Job};
 use super::{Inner, Part};
 use crate::comm::{Named, Reduction};
 use crate::error::{Error, Result};
@@ -42,7 +43,7 @@ impl Inner {
             return queue.run(&op);
         }
         let Range { start, end } = self.parameters[i].range;
-        let divided = end - start > self.exchange.bucket.capacity();
+        let divided = end - start > self.exchange.bucket().capacity();
         if divided && !gradient.is_contiguous() {
             return Err(Error::invalid(
                 "gradient",
@@ -50,18 +51,19 @@ impl Inner {
             ));
         }
         // The largest piece says what they all need.
-        let place = 0..(end - start).min(self.exchange.bucket.capacity());
+        let place = 0..(end - start).min(self.exchange.bucket().capacity());
         if divided {
             queue.prepare(&self.entry(gradient.span(place.clone()), true, self.exchange.span(place), i as u32))?;
         }
-        if self.exchange.bucket.pieces().first().is_some_and(|piece| piece.micro != micro) {
+        if self.exchange.bucket().pieces().first().is_some_and(|piece| piece.micro != micro) {
             self.reduce(queue)?;
         }
         self.clear(queue)?;
         let mut rest = start..end;
         while !rest.is_empty() {
             let group = self.parameters[i].info.group;
-            let Some(piece) = self.exchange.bucket.push(i as u32, group, rest.clone(), micro) else {
+            let bucket = self.exchange.bucket_mut().expect("gradients are summed at each micro-batch");
+            let Some(piece) = bucket.push(i as u32, group, rest.clone(), micro) else {
                 self.reduce(queue)?;
                 continue;
             };
@@ -77,29 +79,27 @@ impl Inner {
         Ok(())
     }
 
-    /// Sums what waits in the bucket over the ranks, and adds it to the accumulators that this rank keeps.
+    /// Gives the job that sums what waits in the bucket over the ranks, and adds it to the accumulators that this rank keeps.
     pub(super) fn reduce(&mut self, queue: &mut Queue<'_>) -> Result<()> {
-        let Some(ranks) = self.ranks().filter(|_| self.exchange.bucket.used() > 0) else { return Ok(()) };
-        let Inner { exchange, groups, sharding, .. } = &*self;
-        let bucket = &exchange.bucket;
-        let add = |queue: &mut Queue<'_>, group: u32, range: Range<usize>, place: Range<usize>, micro: u32| {
-            queue.submit(&Accumulate {
+        let Inner { exchange, groups, sharding, lane, decision, .. } = self;
+        let (Some(lane), Some(decision), true) = (lane, decision, exchange.fills()) else { return Ok(()) };
+        let (bucket, nonfinite) = (exchange.bucket(), decision.nonfinite_sums());
+        let mut actions = Vec::new();
+        let add = |group: u32, range: Range<usize>, place: Range<usize>, micro: u32| {
+            Action::Accumulate(Box::new(Accumulate {
                 x: exchange.span(place),
                 overwrite: micro == 0,
                 y: groups[group as usize].gradients(range),
-                nonfinite: self.decision().nonfinite(),
+                nonfinite,
                 square_sum: None,
                 overflow: None,
                 overflow_mark: 0,
-            })
+            }))
         };
-        let named =
-            Named::new(ranks, &format!("gradients of {}", numbers(bucket.pieces().iter().map(|p| p.parameter))))?;
         if sharding.stage < Stage::Gradients {
-            ranks.all_reduce(queue, exchange.span(0..bucket.used()), Reduction::Sum)?;
-            for piece in bucket.pieces() {
-                add(queue, piece.group, piece.range.clone(), piece.place(), piece.micro)?;
-            }
+            actions.push(Action::AllReduce(exchange.span(0..bucket.used())));
+            let pieces = bucket.pieces().iter();
+            actions.extend(pieces.map(|piece| add(piece.group, piece.range.clone(), piece.place(), piece.micro)));
         } else {
             let owned: Vec<_> = bucket
                 .pieces()
@@ -112,24 +112,21 @@ impl Inner {
                     })
                 })
                 .collect();
-            for (owner, run) in runs(owned.iter().map(|(owner, .., place, _)| (*owner, place.clone()))) {
-                let x = exchange.span(run);
-                ranks.reduce(queue, x, (owner == sharding.rank).then_some(x), Reduction::Sum, owner)?;
-            }
-            for (owner, group, range, place, micro) in owned {
-                if owner == sharding.rank {
-                    add(queue, group, range, place, micro)?;
-                }
-            }
+            let runs = runs(owned.iter().map(|(owner, .., place, _)| (*owner, place.clone())));
+            actions.extend(runs.into_iter().map(|(root, run)| Action::Reduce { input: exchange.span(run), root }));
+            let mine = owned.into_iter().filter(|(owner, ..)| *owner == sharding.rank);
+            actions.extend(mine.map(|(_, group, range, place, micro)| add(group, range, place, micro)));
         }
-        drop(named);
-        self.exchange.bucket.clear();
-        Ok(())
+        let name = format!("gradients of {}", numbers(bucket.pieces().iter().map(|piece| piece.parameter)));
+        let ticket = lane.give(queue, Job { name, actions })?;
+        let before = exchange.turn(ticket);
+        lane.wait(queue, before)
     }
 
     /// Makes the accumulators those of all ranks and micro-batches.
     pub(super) fn reduce_all(&mut self, queue: &mut Queue<'_>) -> Result<()> {
         self.reduce(queue)?;
+        self.drain(queue)?;
         if self.each_micro || self.machine.micros() == 0 {
             return Ok(());
         }

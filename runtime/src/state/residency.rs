@@ -1,11 +1,14 @@
 //! Where parameters are: reading and writing their parts, and the weights that the model uses.
 
 use super::group::Group;
+use super::lane::{Action, Job};
+use super::machine::Machine;
 use super::parameter::{Parameter, Part};
 use super::{Inner, State};
-use crate::comm::{Communicator, Named};
+use crate::comm::Communicator;
 use crate::error::{Error, Result, Status};
 use crate::shard::Stage;
+use crate::shard::gathered::room;
 use crate::stream::{Queue, Stream};
 use scalert_kernels::dtype::DType;
 use scalert_kernels::ops::cast::{Cast, Rounding};
@@ -46,6 +49,7 @@ impl State {
         if part == Part::Gradient {
             inner.reduce(&mut queue)?;
         }
+        inner.drain(&mut queue)?;
         let (group, parameter) = (inner.group_of(i), &inner.parameters[i]);
         let copy = |x, y| Cast { x, rounding: Rounding::NearestEven, y };
         match inner.ranks().filter(|_| sharded) {
@@ -78,6 +82,7 @@ impl State {
             source.expect_contiguous("source")?;
         }
         let mut queue = self.begin(stream)?;
+        inner.drain(&mut queue)?;
         let (group, parameter) = (inner.group_of(i), &inner.parameters[i]);
         let round = part == Part::Master && group.has_weight_copy();
         let copy = |x, y| Cast { x, rounding: Rounding::NearestEven, y };
@@ -122,9 +127,13 @@ impl State {
         let i = inner.index(parameter)?;
         inner.machine.can_acquire(i).map_err(|r| inner.refuse(r))?;
         let mut queue = self.begin(stream)?;
-        let weight = match inner.group_of(i).weight(&inner.parameters[i]).filter(|_| !inner.gathers()) {
-            Some(weight) => weight,
-            None => inner.gather(&mut queue, i)?,
+        let weight = if inner.gathers() {
+            inner.gather(&mut queue, i)?
+        } else {
+            if let Some(lane) = &inner.lane {
+                lane.wait(&mut queue, inner.exchange.group_arrivals[inner.parameters[i].info.group as usize])?;
+            }
+            inner.group_of(i).weight(&inner.parameters[i]).expect("this rank has all weights")
         };
         inner.machine.acquire(i);
         Ok(weight)
@@ -156,51 +165,102 @@ impl Inner {
         self.comm.is_some() && self.sharding.stage == Stage::Parameters
     }
 
-    /// The weights of parameter `i`, from all ranks.
+    /// The weights of parameter `i`, from all ranks, and after them those that are expected next.
     fn gather<'a>(&mut self, queue: &mut Queue<'_>, i: usize) -> Result<View<'a>> {
-        let Inner { exchange, groups, parameters, machine, comm, .. } = self;
-        let (parameter, group) = (&parameters[i], &groups[parameters[i].info.group as usize]);
-        if let Some(place) = exchange.gathered.find(i) {
-            return Ok(exchange.weights(&place, parameter));
+        let busy = |machine: &Machine, p: usize| machine.acquisitions(p) > 0;
+        let place = match self.exchange.gathered.find(i) {
+            Some(place) => place,
+            None => {
+                let Some(place) = self.fetch(queue, i, busy)? else {
+                    let (bytes, has) = (self.parameters[i].weight_bytes(), self.exchange.gathered.capacity());
+                    let held = self.exchange.gathered.held(|p| busy(&self.machine, p));
+                    return Err(Error::new(
+                        Status::OutOfBudget,
+                        format!(
+                            "the weights of parameter {i} '{}' need {bytes} bytes of the memory for weights in use, of which \
+                             acquired parameters hold {held} of {has}; release some, or create the state with larger \
+                             gather_bytes",
+                            self.parameters[i].name()
+                        ),
+                    ));
+                };
+                place
+            }
+        };
+        self.exchange.forecast.acquired(i as u32);
+        if self.overlap {
+            self.prefetch(queue, i)?;
         }
-        let bytes = parameter.weight_bytes();
-        let busy = |p: usize| machine.acquisitions(p) > 0;
-        let Some(place) = exchange.gathered.place(i, bytes, busy) else {
-            let (has, held) = (exchange.gathered.capacity(), exchange.gathered.held(busy));
-            return Err(Error::new(
-                Status::OutOfBudget,
-                format!(
-                    "the weights of parameter {i} '{}' need {bytes} bytes of the memory for weights in use, of which \
-                     acquired parameters hold {held} of {has}; release some, or create the state with larger gather_bytes",
-                    parameter.name()
-                ),
-            ));
+        self.lane.as_ref().expect("there are other ranks").wait(queue, self.exchange.arrivals[i])?;
+        Ok(self.exchange.weights(&place, &self.parameters[i]))
+    }
+
+    /// Gives the job that brings the weights of parameter `i` to a place, which none of the busy ones loses; None when there
+    /// is no room.
+    fn fetch(
+        &mut self,
+        queue: &mut Queue<'_>,
+        i: usize,
+        busy: impl Fn(&Machine, usize) -> bool,
+    ) -> Result<Option<Range<usize>>> {
+        let Inner { exchange, groups, parameters, machine, lane, sharding, .. } = self;
+        let (parameter, group) = (&parameters[i], &groups[parameters[i].info.group as usize]);
+        let Some(place) = exchange.gathered.place(i, parameter.weight_bytes(), |p| busy(machine, p)) else {
+            return Ok(None);
         };
         let weights = exchange.weights(&place, parameter);
-        let ranks = comm.as_ref().expect("weights are gathered from other ranks").communicator();
-        let _named = Named::new(ranks, &format!("weights of {i} '{}'", parameter.name()))?;
-        let gathered = collect(ranks, queue, group, parameter, weights, |queue, range, y| {
-            let x = group.weight_span(range);
-            // SAFETY: the same elements, in two memories of this state.
-            unsafe { queue.copy(y.data(), x.data(), y.numel() * y.dtype().size()) }
-        });
-        if gathered.is_err() {
-            exchange.gathered.forget(i);
+        let start = parameter.range.start;
+        let mut actions = Vec::new();
+        for (root, range) in group.shards().division.pieces(parameter.range.clone()) {
+            let x = weights.span(range.start - start..range.end - start);
+            if root == sharding.rank {
+                actions.push(Action::Copy { from: group.weight_span(range), to: x });
+            }
+            actions.push(Action::Broadcast { x, root });
         }
-        gathered.map(|()| weights)
+        let name = format!("weights of {i} '{}'", parameter.name());
+        match lane.as_mut().expect("there are other ranks").give(queue, Job { name, actions }) {
+            Ok(ticket) => exchange.arrivals[i] = ticket,
+            Err(error) => {
+                exchange.gathered.forget(i);
+                return Err(error);
+            }
+        }
+        Ok(Some(place))
+    }
+
+    /// Fetches what is expected to be acquired after parameter `i`, up to half of the memory for it.
+    fn prefetch(&mut self, queue: &mut Queue<'_>, i: usize) -> Result<()> {
+        const FARTHEST: usize = 64;
+        let next: Vec<usize> = self.exchange.forecast.next().iter().take(FARTHEST).map(|p| *p as usize).collect();
+        let mut rest = self.exchange.gathered.capacity() / 2;
+        for (n, &p) in next.iter().enumerate() {
+            let Some(left) = rest.checked_sub(room(self.parameters[p].weight_bytes())) else { break };
+            rest = left;
+            if self.exchange.gathered.find(p).is_some() {
+                continue;
+            }
+            let needed = |machine: &Machine, q: usize| machine.acquisitions(q) > 0 || q == i || next[..n].contains(&q);
+            if self.fetch(queue, p, needed)?.is_none() {
+                break;
+            }
+        }
+        Ok(())
     }
 
     /// Makes the weights that the model reads those that their owners have updated.
     pub(super) fn share_weights(&mut self, queue: &mut Queue<'_>) -> Result<()> {
-        self.exchange.gathered.clear();
-        let Some(ranks) = self.ranks() else { return Ok(()) };
-        if !matches!(self.sharding.stage, Stage::Optimizer | Stage::Gradients) {
+        let Inner { exchange, groups, lane, sharding, .. } = self;
+        exchange.gathered.clear();
+        let Some(lane) = lane else { return Ok(()) };
+        if !matches!(sharding.stage, Stage::Optimizer | Stage::Gradients) {
             return Ok(());
         }
-        let _named = Named::new(ranks, "weights of a step")?;
-        for (_, group) in self.trained() {
+        for (g, group) in groups.iter().enumerate().filter(|(_, group)| !group.desc.frozen) {
             let shards = group.shards();
-            ranks.all_gather(queue, group.weight_span(shards.own.clone()), group.weight_span(shards.all.clone()))?;
+            let (input, output) = (group.weight_span(shards.own.clone()), group.weight_span(shards.all.clone()));
+            let job = Job { name: format!("weights of group {g}"), actions: vec![Action::AllGather { input, output }] };
+            exchange.group_arrivals[g] = lane.give(queue, job)?;
         }
         Ok(())
     }

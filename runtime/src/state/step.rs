@@ -164,6 +164,7 @@ impl State {
         let mut inner = self.take()?;
         inner.machine.can_change().map_err(|r| inner.refuse(r))?;
         inner.machine.begin_step();
+        inner.exchange.forecast.begin();
         inner.cleared = false;
         Ok(())
     }
@@ -213,7 +214,9 @@ impl State {
     pub fn abandon_step(&self) -> Result<()> {
         let mut inner = self.take()?;
         inner.machine.can_abandon().map_err(|r| inner.refuse(r))?;
-        inner.exchange.bucket.clear();
+        if let Some(bucket) = inner.exchange.bucket_mut() {
+            bucket.clear();
+        }
         inner.machine.end_step();
         Ok(())
     }
