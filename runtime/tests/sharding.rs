@@ -58,6 +58,7 @@ struct Run {
     gradient_dtype: DType,
     overlap: bool,
     gather_bytes: u64,
+    reduction_dtype: Option<DType>,
 }
 
 impl Run {
@@ -69,6 +70,7 @@ impl Run {
             gradient_dtype: DType::F32,
             overlap: false,
             gather_bytes: 0,
+            reduction_dtype: None,
         }
     }
 
@@ -80,6 +82,7 @@ impl Run {
             bucket_bytes: self.bucket_bytes,
             gradient_dtype: Some(self.gradient_dtype),
             overlap: self.overlap,
+            reduction_dtype: self.reduction_dtype,
             gather_bytes: self.gather_bytes,
         }
     }
@@ -230,6 +233,22 @@ fn one_micro_batch_may_be_summed_at_the_step_with_the_same_bits() {
             assert!(got.iter().all(|outcome| *outcome == expected[0]), "world {world} {run:?}");
         }
     }
+}
+
+#[test]
+fn gradients_go_between_ranks_in_bf16_if_asked_to() {
+    let narrow = Run { reduction_dtype: Some(DType::BF16), ..Run::new(Stage::Replicated) };
+    let expected = ranks(3, |rank| train(&rank, narrow, 2));
+    assert!(expected.iter().all(|outcome| *outcome == expected[0]));
+    for stage in STAGES {
+        let run = Run { stage, bucket_bytes: 4000, overlap: stage == Stage::Parameters, ..narrow };
+        let got = ranks(3, |rank| train(&rank, run, 2));
+        assert!(got.iter().all(|outcome| *outcome == expected[0]), "{run:?}");
+    }
+    let wide = ranks(3, |rank| train(&rank, Run::new(Stage::Replicated), 2));
+    assert!(wide[0].1 != expected[0].1, "it is not the same");
+    // Each gradient is rounded by at most 2^-9 of itself, and its sum once more.
+    assert!((f64::from_bits(wide[0].1[0]) / f64::from_bits(expected[0].1[0]) - 1.0).abs() < 0.004);
 }
 
 /// A gradient whose sums are exact in f32 in any order.
@@ -548,6 +567,9 @@ fn bad_descriptions_are_named() {
         assert!(refused(StateDesc { bucket_bytes: 1023, ..good }).contains("bucket_bytes: 1023"));
         let at_step = StateDesc { gradient_reduction: GradientReduction::AtStep, ..good };
         assert!(refused(at_step).contains("gradient_reduction"));
+        assert!(refused(StateDesc { reduction_dtype: Some(DType::F16), ..good }).contains("reduction_dtype"));
+        let late = StateDesc { stage: Stage::Optimizer, reduction_dtype: Some(DType::BF16), ..at_step };
+        assert!(refused(late).contains("reduction_dtype"));
         assert!(refused(StateDesc { gradient_dtype: Some(DType::F16), ..good }).contains("gradient_dtype"));
         let other = harness::runtime(1);
         assert!(State::new(&other, &good).map(|_| ()).unwrap_err().message.contains("comm"));

@@ -51,9 +51,10 @@ impl State {
         let stream = Stream::new(&self.runtime)?;
         let mut queue = stream.begin()?;
         let state = format!(
-            "a state of stage {}, gradients in {} summed {}, bucket_bytes {}, gather_bytes {}, overlap {}",
+            "a state of stage {}, gradients in {} summed in {} {}, bucket_bytes {}, gather_bytes {}, overlap {}",
             inner.sharding.stage as i32,
             inner.gradient_dtype,
+            inner.reduction_dtype,
             if inner.each_micro { "at each micro-batch" } else { "at the step" },
             inner.bucket_bytes,
             inner.gather_bytes,

@@ -20,12 +20,13 @@ pub(super) const LEAST_BUCKET_BYTES: u64 = 1024;
 const DEFAULT_BYTES: u64 = 16 << 20;
 
 /// How much of it there is.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Plan {
     /// Buckets: with overlap a second one fills while the first is summed.
     buckets: usize,
-    /// Elements of a bucket; f32.
+    /// Elements of a bucket.
     bucket: usize,
+    dtype: DType,
     /// Bytes for gathered weights.
     gathered: usize,
 }
@@ -33,7 +34,7 @@ pub(super) struct Plan {
 impl Plan {
     /// One charge for each block.
     pub(super) fn charges(&self) -> impl Iterator<Item = Charge> + use<> {
-        let bytes = [self.buckets * self.bucket * size_of::<f32>(), self.gathered];
+        let bytes = [self.buckets * self.bucket * self.dtype.size(), self.gathered];
         bytes.into_iter().map(|bytes| Charge { purpose: Purpose::Workspace, bytes: bytes as u64 })
     }
 }
@@ -49,6 +50,8 @@ pub(super) struct Exchange {
     pub(super) group_arrivals: Vec<Ticket>,
     pub(super) forecast: Forecast,
     memory: Option<[Block; 2]>,
+    /// Of the buckets.
+    dtype: Option<DType>,
 }
 
 impl Exchange {
@@ -69,6 +72,7 @@ impl Exchange {
             group_arrivals: vec![Ticket::default(); groups],
             forecast: Forecast::default(),
             memory: Some([next(), next()]),
+            dtype: Some(plan.dtype),
         }
     }
 
@@ -103,18 +107,22 @@ impl Exchange {
         unsafe { View::new("exchange", data, dtype, shape, stride) }.expect("a valid view")
     }
 
-    fn byte(&self, at: usize) -> usize {
-        (self.buckets[0].1 + at) * size_of::<f32>()
+    /// Dtype of the buckets, and where an element of the one that fills is.
+    fn element(&self, at: usize) -> (usize, DType) {
+        let dtype = self.dtype.expect("the machine lets no one here before seal");
+        ((self.buckets[0].1 + at) * dtype.size(), dtype)
     }
 
     /// Elements of the bucket that fills.
     pub(super) fn span<'a>(&self, place: Range<usize>) -> View<'a> {
-        self.view(0, self.byte(place.start), DType::F32, &[place.len()], &[1])
+        let (byte, dtype) = self.element(place.start);
+        self.view(0, byte, dtype, &[place.len()], &[1])
     }
 
     /// A gradient in the bucket that fills, in its shape.
     pub(super) fn gradient<'a>(&self, at: usize, parameter: &Parameter) -> View<'a> {
-        self.view(0, self.byte(at), DType::F32, &parameter.info.shape, &parameter.stride)
+        let (byte, dtype) = self.element(at);
+        self.view(0, byte, dtype, &parameter.info.shape, &parameter.stride)
     }
 
     /// Weights in their place, in their shape.
@@ -126,16 +134,16 @@ impl Exchange {
 impl Inner {
     /// What the exchange will take, as the parameters are now.
     pub(super) fn exchange_plan(&self) -> Plan {
+        let mut plan = Plan { buckets: 0, bucket: 0, dtype: self.reduction_dtype, gathered: 0 };
         if self.sharding.world == 1 {
-            return Plan::default();
+            return plan;
         }
-        let mut plan = Plan::default();
         if self.each_micro {
             // A gradient's place in the bucket is aligned: with room for the gaps, all of them fit.
             let all: usize = self.trained().map(|(_, group)| group.layout.len()).sum();
             let bytes = if self.bucket_bytes == 0 { DEFAULT_BYTES } else { self.bucket_bytes };
             plan.buckets = if self.overlap { 2 } else { 1 };
-            plan.bucket = usize::try_from(bytes / size_of::<f32>() as u64).unwrap_or(usize::MAX).min(all);
+            plan.bucket = usize::try_from(bytes / plan.dtype.size() as u64).unwrap_or(usize::MAX).min(all);
         }
         if self.sharding.stage == Stage::Parameters {
             let rooms = self.parameters.iter().map(|parameter| room(parameter.weight_bytes()));

@@ -78,6 +78,9 @@ pub struct StateDesc<'a> {
     pub stage: Stage,
     /// When gradients are summed over them.
     pub gradient_reduction: GradientReduction,
+    /// Of gradients on their way to that, F32 or BF16, which halves what goes between ranks; None = F32. Sums are in f32,
+    /// rounded once.
+    pub reduction_dtype: Option<DType>,
     /// Memory in which gradients wait for that; 0 = 16 MiB, or less where all gradients are less.
     pub bucket_bytes: u64,
     /// Stage 3: memory for weights in use; 0 = all of them up to 16 MiB, or twice the largest if that is more.
@@ -114,6 +117,7 @@ struct Inner {
     gradient_dtype: DType,
     /// Whether gradients are summed over ranks at each micro-batch.
     each_micro: bool,
+    reduction_dtype: DType,
     bucket_bytes: u64,
     gather_bytes: u64,
     overlap: bool,
@@ -194,6 +198,10 @@ impl State {
             let stage = desc.stage as i32;
             return Err(Error::invalid("gradient_reduction", format!("AT_STEP must be of stage 0 or 1, not {stage}")));
         }
+        let reduction_dtype = desc.reduction_dtype.unwrap_or(DType::F32);
+        if ![DType::F32, DType::BF16].contains(&reduction_dtype) {
+            return Err(Error::invalid("reduction_dtype", format!("{reduction_dtype} must be f32 or bf16")));
+        }
         if (1..exchange::LEAST_BUCKET_BYTES).contains(&desc.bucket_bytes) {
             let (bytes, least) = (desc.bucket_bytes, exchange::LEAST_BUCKET_BYTES);
             return Err(Error::invalid("bucket_bytes", format!("{bytes} must be 0 or at least {least}")));
@@ -202,6 +210,17 @@ impl State {
         let (rank, world) =
             comm.as_ref().map_or((0, 1), |comm| (comm.communicator().rank(), comm.communicator().world()));
         let deterministic = comm.as_ref().is_some_and(|comm| comm.communicator().deterministic());
+        let each_micro = match desc.gradient_reduction {
+            GradientReduction::Auto => {
+                deterministic || desc.stage >= Stage::Gradients || desc.reduction_dtype.is_some()
+            }
+            GradientReduction::EachMicro => true,
+            GradientReduction::AtStep => false,
+        };
+        if !each_micro && desc.reduction_dtype.is_some() {
+            let dtype = format!("{reduction_dtype} is of gradients summed at each micro-batch, not of AT_STEP");
+            return Err(Error::invalid("reduction_dtype", dtype));
+        }
         let inner = Inner {
             lane: None,
             machine: Machine::new(),
@@ -209,11 +228,8 @@ impl State {
             parameters: Vec::new(),
             names: HashSet::new(),
             sharding: Sharding { stage: desc.stage, rank, world },
-            each_micro: match desc.gradient_reduction {
-                GradientReduction::Auto => deterministic || desc.stage >= Stage::Gradients,
-                GradientReduction::EachMicro => true,
-                GradientReduction::AtStep => false,
-            },
+            each_micro,
+            reduction_dtype,
             comm,
             gradient_dtype,
             bucket_bytes: desc.bucket_bytes,
