@@ -90,7 +90,7 @@ stage: build
 
 target/examples/%: examples/c/%.c FORCE | stage
 	@mkdir -p $(@D)
-	$(CC) -std=c99 $(WARN) $(CFLAGS) $< -o $@ $(package_flags) -lm
+	$(CC) -std=c99 $(WARN) $(CFLAGS) $< -o $@ $(package_flags) -lm -lpthread
 
 target/examples/%: examples/cpp/%.cpp FORCE | stage
 	@mkdir -p $(@D)

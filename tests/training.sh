@@ -63,6 +63,22 @@ grep -qi 'skipped.*micro' "$work/overflow" || { cat "$work/overflow"; fail 'the 
 near overflow gpt2-f32
 echo "training: $(grep -im1 'skipped' "$work/overflow")"
 
+# Ranks: as many micro-batches as one rank would accumulate, the same bits however they divide the state.
+for ranks in 2 3; do
+    for stage in 0 1 2 3; do
+        run "ranks-$ranks-stage-$stage" --steps 10 --micro-batch 4 --ranks $ranks --stage $stage --threads 2
+        same "ranks-$ranks-stage-0" "ranks-$ranks-stage-$stage"
+    done
+    run "ranks-$ranks-overlap" --steps 10 --micro-batch 4 --ranks $ranks --stage 3 --overlap --arch llama
+    run "ranks-$ranks-llama" --steps 10 --micro-batch 4 --ranks $ranks --arch llama
+    same "ranks-$ranks-llama" "ranks-$ranks-overlap"
+done
+run ranks-none --steps 10 --micro-batch 4 --accumulation 2
+near ranks-2-stage-3 ranks-none
+run ranks-overflow --dtype f16 --force-overflow 5 --steps 10 --ranks 2 --stage 2
+grep -q 'skipped.*of rank 1' "$work/ranks-overflow" || { cat "$work/ranks-overflow"; fail 'the overflow of rank 1 was not reported'; }
+echo 'training: the same bits on 2 and 3 ranks at every stage of ZeRO'
+
 # The same program on the emulated device: every kernel of a step, forward, backward, loss scale and optimizer.
 if [ "${CUDA:-1}" != 0 ]; then
     tiny=(--layers 2 --width 32 --heads 2 --context 16 --micro-batch 2 --steps 3 --warmup 1)

@@ -5,9 +5,10 @@
  * Reads the files as one stream of bytes, holds out the last tenth, trains a decoder-only transformer (--arch gpt2 or
  * llama) in bf16, f16 or f32 with f32 master weights, and ends with a sample of what it learned. It shows a framework's
  * side of the library: the program owns the model, the order of operations and the data; the library computes, keeps
- * the training state (weights, master weights, moments, gradient sums) and accounts for every byte.
+ * the training state (weights, master weights, moments, gradient sums) and accounts for every byte. With --ranks several
+ * threads train one model, each on its own data, and divide that state among them.
  *
- * Top to bottom: options, parameters, memory plan, forward, backward, data, training, sampling, main. */
+ * Top to bottom: options, parameters, memory plan, forward, backward, data, training, sampling, ranks, main. */
 #define _POSIX_C_SOURCE 200809L
 #include <scaleRT.h>
 
@@ -15,6 +16,7 @@
 #include <float.h>
 #include <inttypes.h>
 #include <math.h>
+#include <pthread.h>
 #include <stdarg.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -57,7 +59,8 @@ static void *allocate(size_t count, size_t size) {
 
 static struct {
     int64_t dtype, arch, vocabulary, layers, width, heads, kv_heads, context, micro_batch, accumulation, steps,
-        schedule, warmup, optimizer, seed, threads, device_memory, force_overflow, eval_every, sample, quiet;
+        schedule, warmup, optimizer, seed, threads, device_memory, force_overflow, eval_every, sample, quiet, ranks, stage,
+        overlap;
     double lr, weight_decay, clip, dropout, loss_scale;
     const char *device, *trace;
 } opt;
@@ -66,6 +69,7 @@ static struct {
 static const char *const dtypes[] = {"bf16", "f16", "f32", NULL}, *const archs[] = {"gpt2", "llama", NULL};
 static const char *const optimizers[] = {"adamw", "lion", "sgd", NULL};
 static const char *const schedules[] = {"constant", "cosine", "linear", "rsqrt", "wsd", NULL};
+static const char *const stages[] = {"0", "1", "2", "3", NULL};
 static const scalert_dtype_t dtype_codes[] = {SCALERT_BF16, SCALERT_F16, SCALERT_F32};
 static const scalert_optimizer_t optimizer_codes[] = {SCALERT_OPTIMIZER_ADAMW, SCALERT_OPTIMIZER_LION,
                                                       SCALERT_OPTIMIZER_SGD};
@@ -110,6 +114,9 @@ static const struct option {
     {"device", "auto", TEXT, &opt.device, 0, 0, NULL, "auto, cpu or cuda:N"},
     {"device-memory", "0", BYTES, &opt.device_memory, 0, 9e15, NULL, "budget, suffix K, M or G; 0 = no limit"},
     {"threads", "0", COUNT, &opt.threads, 0, 1024, NULL, "of the CPU; 0 = all"},
+    {"ranks", "1", COUNT, &opt.ranks, 1, 64, NULL, "threads that train together, each with micro-batches of its own"},
+    {"stage", "0", CHOICE, &opt.stage, 0, 0, stages, "of ZeRO: ranks divide optimizer state, gradients, weights"},
+    {"overlap", NULL, FLAG, &opt.overlap, 0, 0, NULL, "what goes between ranks goes while they compute"},
     {"trace", "", TEXT, &opt.trace, 0, 0, NULL, "file for a timeline of the last steps, as ui.perfetto.dev shows it"},
     {"quiet", NULL, FLAG, &opt.quiet, 0, 0, NULL, "only skipped steps and the final line"},
 };
@@ -230,6 +237,8 @@ typedef struct block {
 } block_t;
 
 typedef struct model {
+    uint32_t rank;
+    scalert_comm_t *comm; /* NULL when there is one rank */
     scalert_runtime_t *runtime;
     scalert_stream_t *stream;
     scalert_state_t *state;
@@ -257,6 +266,11 @@ typedef struct model {
     int64_t *loss_sum; /* an exact sum */
     void *staging;     /* room for one weight on the host's side */
 } model_t;
+
+/* Whether this rank prints what all have in common. */
+static int talks(const model_t *m) {
+    return m->rank == 0 && !opt.quiet;
+}
 
 static int llama(void) {
     return opt.arch == 1;
@@ -456,12 +470,14 @@ static void plan_and_allocate(model_t *m, scalert_tier_t exchange_tier) {
     CHECK(scalert_state_memory(m->state, &state));
     for (int i = 0; i < EXCHANGE; i++)
         activations += plan.bytes[i];
-    if (!opt.quiet) {
-        printf("plan, bytes (the operations' workspace comes on top):\n");
+    if (talks(m)) {
+        printf("plan%s, bytes (the operations' workspace comes on top):\n", m->comm ? " of each rank" : "");
         print_bytes("weights", held->weights);
         print_bytes("master weights", held->master);
         print_bytes("moments", held->moments);
         print_bytes("gradient sums", held->gradients);
+        if (m->comm)
+            print_bytes("between ranks", held->workspace);
         for (int i = 0; i < PURPOSES; i++)
             print_bytes(purposes[i], plan.bytes[i]);
         print_bytes("on the device, in all", held->used + activations);
@@ -929,9 +945,13 @@ static void initialise(model_t *m) {
     }
 }
 
-/* The losses summed since the last call, over count positions: their mean, exact but for the last rounding. */
+/* The losses summed since the last call, over count positions of all ranks: their mean, exact but for the last rounding. */
 static double take_mean_loss(model_t *m, uint64_t count) {
     double sum;
+    if (m->comm) { /* integers, whose sum is exact too */
+        const scalert_tensor_t loss_sum = loss_accumulator(m);
+        CHECK(scalert_comm_all_reduce(m->comm, m->stream, &loss_sum, SCALERT_REDUCTION_SUM));
+    }
     CHECK(scalert_stream_wait(m->stream));
     CHECK(scalert_exact_sum_read(m->loss_sum, &sum, NULL));
     memset(m->loss_sum, 0, SCALERT_EXACT_SUM_LIMBS * sizeof *m->loss_sum);
@@ -947,8 +967,9 @@ static scalert_step_result_t train_step(model_t *m, const corpus_t *corpus, uint
     enter(m, "step");
     CHECK(scalert_state_begin_step(m->state));
     for (int64_t micro = 0; micro < opt.accumulation; micro++) {
-        const uint64_t number = (step - 1) * (uint64_t)opt.accumulation + (uint64_t)micro;
-        const int overflow = step == (uint64_t)opt.force_overflow && micro == opt.accumulation - 1;
+        const uint64_t before = (step - 1) * (uint64_t)opt.accumulation + (uint64_t)micro;
+        const uint64_t number = before * (uint64_t)opt.ranks + m->rank;
+        const int overflow = step == (uint64_t)opt.force_overflow && micro == opt.accumulation - 1 && m->rank == opt.ranks - 1;
         scalert_tensor_t normed;
         m->dropout.seed = (uint64_t)opt.seed;
         m->dropout.step = number;
@@ -987,6 +1008,8 @@ static void report_skipped(const model_t *m, uint64_t step, const scalert_step_r
     CHECK(scalert_state_parameter_info(m->state, result->overflow_parameter, &info));
     printf("step %" PRIu64 " skipped: the gradient of %s overflowed in micro-batch %" PRIu32, step, info.name,
            result->overflow_micro);
+    if (m->comm)
+        printf(" of rank %" PRIu32, result->overflow_rank);
     if (m->scaler) {
         scalert_scaler_report_t scaler = SCALERT_SCALER_REPORT_INIT;
         CHECK(scalert_scaler_read_wait(m->scaler, &scaler));
@@ -997,18 +1020,19 @@ static void report_skipped(const model_t *m, uint64_t step, const scalert_step_r
 
 enum { EVAL_WINDOWS = 64 };
 
-/* The mean loss over fixed, evenly spaced windows of the validation data. */
+/* The mean loss over fixed, evenly spaced windows of the validation data, which the ranks share out. */
 static double validate(model_t *m, const corpus_t *corpus) {
     const int64_t fitting = (int64_t)((corpus->validation_bytes - 1) / (uint64_t)opt.context);
     const int64_t windows = fitting < EVAL_WINDOWS ? fitting : EVAL_WINDOWS;
     const uint64_t last = corpus->validation_bytes - 1 - (uint64_t)opt.context;
-    for (int64_t first = 0; first < windows; first += opt.micro_batch) {
+    for (int64_t all = 0; all < windows; all += opt.micro_batch * opt.ranks) {
+        const int64_t first = all + opt.micro_batch * m->rank;
         scalert_tensor_t normed, targets, losses, sum = loss_accumulator(m);
         CHECK(scalert_stream_wait(m->stream));
         for (int64_t row = 0; row < opt.micro_batch; row++) {
             const uint64_t window = (uint64_t)(first + row < windows ? first + row : 0);
             fill_sequence(m, row, corpus->validation + (windows > 1 ? last * window / (uint64_t)(windows - 1) : 0));
-            if (first + row >= windows) /* fills up the last batch; negative targets count nothing */
+            if (first + row >= windows) /* fills up the last batches; negative targets count nothing */
                 for (int64_t i = 0; i < opt.context; i++)
                     m->targets[row * opt.context + i] = -1;
         }
@@ -1024,11 +1048,11 @@ static double validate(model_t *m, const corpus_t *corpus) {
     return take_mean_loss(m, (uint64_t)(windows * opt.context));
 }
 
-static void show_progress(uint64_t step, double loss, double tokens_per_s, double remaining, double *last_line) {
+static void show_progress(const model_t *m, uint64_t step, double loss, double tokens_per_s, double remaining, double *last_line) {
     const double now = seconds_now();
     const int terminal = isatty(STDERR_FILENO), done = step == (uint64_t)opt.steps;
     char bar[21];
-    if (opt.quiet || (!terminal && now - *last_line < 10.0) || (terminal && now - *last_line < 0.1 && !done))
+    if (!talks(m) || (!terminal && now - *last_line < 10.0) || (terminal && now - *last_line < 0.1 && !done))
         return;
     *last_line = now;
     for (int i = 0; i < 20; i++)
@@ -1041,8 +1065,8 @@ static void show_progress(uint64_t step, double loss, double tokens_per_s, doubl
             terminal ? " " : "\n");
 }
 
-static void erase_progress(void) {
-    if (!opt.quiet && isatty(STDERR_FILENO))
+static void erase_progress(const model_t *m) {
+    if (talks(m) && isatty(STDERR_FILENO))
         fprintf(stderr, "\r\033[K");
 }
 
@@ -1065,7 +1089,7 @@ typedef struct outcome {
 enum { TRACED_STEPS = 3 }; /* the last ones: by then everything is warm */
 
 static outcome_t train(model_t *m, const corpus_t *corpus) {
-    const uint64_t step_tokens = (uint64_t)(opt.micro_batch * opt.context * opt.accumulation);
+    const uint64_t step_tokens = (uint64_t)(opt.micro_batch * opt.context * opt.accumulation * opt.ranks);
     const uint64_t first_traced = opt.steps > TRACED_STEPS ? (uint64_t)(opt.steps - TRACED_STEPS + 1) : 1;
     const double start = seconds_now();
     double computing = 0.0, loss = NAN, last_line = start;
@@ -1083,16 +1107,16 @@ static outcome_t train(model_t *m, const corpus_t *corpus) {
         computing += seconds_now() - before;
         outcome.tokens_per_s = (double)(step * step_tokens) / computing;
         since_report++;
-        if (result.skipped) {
-            erase_progress();
+        if (result.skipped && m->rank == 0) {
+            erase_progress(m);
             report_skipped(m, step, &result);
         }
         if (step % (uint64_t)opt.eval_every == 0 || step == (uint64_t)opt.steps) {
             loss = take_mean_loss(m, since_report * step_tokens);
             since_report = 0;
             outcome.validation_loss = validate(m, corpus);
-            erase_progress();
-            if (!opt.quiet) {
+            erase_progress(m);
+            if (talks(m)) {
                 printf("step %" PRIu64 "/%" PRId64 "  train_loss %.4f  val_loss %.4f  tokens/s %.0f  grad_norm %.3f  "
                        "loss_scale %g  lr %.3g  ",
                        step, opt.steps, loss, outcome.validation_loss, outcome.tokens_per_s, result.gradient_norm,
@@ -1101,10 +1125,10 @@ static outcome_t train(model_t *m, const corpus_t *corpus) {
                 fflush(stdout);
             }
         }
-        show_progress(step, loss, outcome.tokens_per_s,
+        show_progress(m, step, loss, outcome.tokens_per_s,
                       (seconds_now() - start) / (double)step * (double)((uint64_t)opt.steps - step), &last_line);
     }
-    erase_progress();
+    erase_progress(m);
     if (opt.steps == 0)
         outcome.validation_loss = validate(m, corpus);
     outcome.seconds = seconds_now() - start;
@@ -1115,7 +1139,7 @@ static void write_trace(const model_t *m) {
     scalert_trace_info_t info = SCALERT_TRACE_INFO_INIT;
     CHECK(scalert_trace_write_wait(m->trace, opt.trace));
     CHECK(scalert_trace_describe(m->trace, &info));
-    if (!opt.quiet)
+    if (talks(m))
         printf("trace: %" PRIu64 " spans of the last steps in %s\n", info.spans, opt.trace);
 }
 
@@ -1149,11 +1173,13 @@ static void print_escaped(int32_t byte) {
         printf("\\x%02x", (unsigned)byte);
 }
 
-/* Continues a line break token by token, always from the last context tokens. */
+/* Continues a line break token by token, always from the last context tokens. All ranks do: they may have the weights
+ * only together. */
 static void sample(model_t *m) {
     int64_t length = 1;
     m->tokens[0] = alphabet.token_of['\n'];
-    printf("sample:\n  | ");
+    if (m->rank == 0)
+        printf("sample:\n  | ");
     for (int64_t i = 0; i < opt.sample; i++) {
         scalert_tensor_t normed = forward(m, 1, length, 0), last = normed, logits;
         int32_t token;
@@ -1165,13 +1191,16 @@ static void sample(model_t *m) {
         release(m, m->head, 1);
         CHECK(scalert_stream_wait(m->stream));
         token = sample_token(m->logits, (uint64_t)i);
-        print_escaped(alphabet.byte_of[token]);
-        fflush(stdout);
+        if (m->rank == 0) {
+            print_escaped(alphabet.byte_of[token]);
+            fflush(stdout);
+        }
         if (length == opt.context)
             memmove(m->tokens, m->tokens + 1, (size_t)--length * sizeof *m->tokens);
         m->tokens[length++] = token;
     }
-    printf("\n");
+    if (m->rank == 0)
+        printf("\n");
 }
 
 /* FNV-1a over the bytes of all weights, as the model reads them, in registration order. */
@@ -1196,7 +1225,7 @@ static void choose_device(scalert_runtime_desc_t *desc) {
     uint32_t gpus = 0;
     char *end;
     if (strcmp(opt.device, "auto") == 0) {
-        if (scalert_device_count(SCALERT_DEVICE_CUDA, &gpus) == SCALERT_OK && gpus > 0)
+        if (opt.ranks == 1 && scalert_device_count(SCALERT_DEVICE_CUDA, &gpus) == SCALERT_OK && gpus > 0)
             desc->device = SCALERT_DEVICE_CUDA;
     } else if (strncmp(opt.device, "cuda:", 5) == 0) {
         desc->device = SCALERT_DEVICE_CUDA;
@@ -1212,27 +1241,39 @@ static void print_model(const model_t *m, const scalert_device_info_t *device) {
     for (uint32_t p = 0; p < m->count; p++)
         elements += m->parameters[p].elements;
     printf("%s: %" PRId64 " layers, width %" PRId64 ", %" PRId64 " heads over %" PRId64 " of keys, context %" PRId64
-           ", %" PRIu64 " parameters in %s\non %s, %" PRIu32 " threads\n",
+           ", %" PRIu64 " parameters in %s\non %s, %" PRIu32 " threads",
            archs[opt.arch], opt.layers, opt.width, opt.heads, opt.kv_heads, opt.context, elements, dtypes[opt.dtype],
            device->name, opt.threads ? (uint32_t)opt.threads : device->threads);
+    if (m->comm)
+        printf(" for %" PRId64 " ranks, ZeRO stage %s", opt.ranks, stages[opt.stage]);
+    printf("\n");
 }
 
-int main(int argc, char **argv) {
-    const int files = parse_options(argc, argv);
-    const corpus_t corpus = read_corpus(files, argv);
-    scalert_runtime_desc_t desc = SCALERT_RUNTIME_DESC_INIT;
-    scalert_device_info_t device = SCALERT_DEVICE_INFO_INIT;
+/* A rank: its runtime and communicator are made, the rest is done here. */
+typedef struct rank {
+    uint32_t number;
+    scalert_runtime_t *runtime;
+    scalert_comm_t *comm; /* NULL when there is one rank */
+    const scalert_device_info_t *device;
+    int on_cpu;
+    const corpus_t *corpus;
+} rank_t;
+
+static void *run_rank(void *argument) {
+    const rank_t *rank = argument;
     scalert_state_desc_t state = SCALERT_STATE_DESC_INIT;
     model_t model, *m = &model;
     outcome_t outcome;
+    uint64_t weights;
 
     memset(m, 0, sizeof *m);
-    choose_device(&desc);
-    desc.device_bytes = (uint64_t)opt.device_memory;
-    desc.threads = desc.device == SCALERT_DEVICE_CPU ? (uint32_t)opt.threads : 0;
-    CHECK(scalert_runtime_create(&desc, &m->runtime));
-    CHECK(scalert_device_describe(desc.device, desc.ordinal, &device));
+    m->rank = rank->number;
+    m->comm = rank->comm;
+    m->runtime = rank->runtime;
     CHECK(scalert_stream_create(m->runtime, &m->stream));
+    state.comm = m->comm;
+    state.stage = (scalert_stage_t)opt.stage;
+    state.overlap = (uint8_t)opt.overlap;
     CHECK(scalert_state_create(m->runtime, &state, &m->state));
     m->dtype = dtype_codes[opt.dtype];
     if (m->dtype == SCALERT_F16 || opt.loss_scale > 0) {
@@ -1241,32 +1282,80 @@ int main(int argc, char **argv) {
         CHECK(scalert_scaler_create(m->runtime, &scaler, &m->scaler));
     }
     add_parameters(m);
-    if (!opt.quiet)
-        print_model(m, &device);
-    plan_and_allocate(m, desc.device == SCALERT_DEVICE_CPU ? SCALERT_TIER_HOST : SCALERT_TIER_PINNED);
+    if (talks(m))
+        print_model(m, rank->device);
+    plan_and_allocate(m, rank->on_cpu ? SCALERT_TIER_HOST : SCALERT_TIER_PINNED);
     initialise(m);
-    if (*opt.trace) {
+    if (*opt.trace && m->rank == 0) {
         scalert_trace_desc_t trace = SCALERT_TRACE_DESC_INIT;
         CHECK(scalert_trace_create(m->runtime, &trace, &m->trace));
     }
 
-    outcome = train(m, &corpus);
+    outcome = train(m, rank->corpus);
     if (m->trace)
         write_trace(m);
     if (opt.sample > 0 && !opt.quiet)
         sample(m);
-    printf("final: val_loss=%#.9g tokens_per_s=%.0f seconds=%.1f weights=%016" PRIx64 "\n", outcome.validation_loss,
-           outcome.tokens_per_s, outcome.seconds, hash_weights(m));
+    weights = hash_weights(m);
+    if (m->rank == 0)
+        printf("final: val_loss=%#.9g tokens_per_s=%.0f seconds=%.1f weights=%016" PRIx64 "\n", outcome.validation_loss,
+               outcome.tokens_per_s, outcome.seconds, weights);
 
     scalert_trace_destroy(m->trace); /* in any order: children keep their parents alive */
     scalert_arena_destroy(m->exchange);
     scalert_arena_destroy(m->arena);
     scalert_scaler_destroy(m->scaler);
     scalert_state_destroy(m->state);
+    scalert_comm_destroy(m->comm);
     scalert_stream_destroy(m->stream);
     scalert_runtime_destroy(m->runtime);
     free(m->blocks);
     free(m->parameters);
+    return NULL;
+}
+
+/* ---- ranks and main --------------------------------------------------------------------------------------------- */
+
+enum { MOST_RANKS = 64 };
+
+/* Ranks are threads, the first of which is this one; they share the threads of the CPU out. */
+static void run_ranks(const scalert_runtime_desc_t *given, const scalert_device_info_t *device, const corpus_t *corpus) {
+    scalert_comm_desc_t comm = SCALERT_COMM_DESC_INIT;
+    scalert_runtime_desc_t desc = *given;
+    scalert_runtime_t *runtimes[MOST_RANKS];
+    scalert_comm_t *comms[MOST_RANKS] = {NULL};
+    pthread_t threads[MOST_RANKS];
+    rank_t ranks[MOST_RANKS];
+    const uint32_t count = (uint32_t)opt.ranks, share = (opt.threads ? (uint32_t)opt.threads : device->threads) / count;
+    if (count > 1)
+        desc.threads = share ? share : 1;
+    for (uint32_t r = 0; r < count; r++)
+        CHECK(scalert_runtime_create(&desc, &runtimes[r]));
+    if (count > 1)
+        CHECK(scalert_comm_create_local(runtimes, count, &comm, comms));
+    for (uint32_t r = count; r-- > 0;) {
+        ranks[r] = (rank_t){r, runtimes[r], comms[r], device, desc.device == SCALERT_DEVICE_CPU, corpus};
+        if (r > 0 && pthread_create(&threads[r], NULL, run_rank, &ranks[r]) != 0) {
+            fprintf(stderr, "train_gpt: no thread for rank %" PRIu32 "\n", r);
+            exit(1);
+        }
+    }
+    run_rank(&ranks[0]);
+    for (uint32_t r = 1; r < count; r++)
+        pthread_join(threads[r], NULL);
+}
+
+int main(int argc, char **argv) {
+    const int files = parse_options(argc, argv);
+    const corpus_t corpus = read_corpus(files, argv);
+    scalert_runtime_desc_t desc = SCALERT_RUNTIME_DESC_INIT;
+    scalert_device_info_t device = SCALERT_DEVICE_INFO_INIT;
+
+    choose_device(&desc);
+    desc.device_bytes = (uint64_t)opt.device_memory;
+    desc.threads = desc.device == SCALERT_DEVICE_CPU ? (uint32_t)opt.threads : 0;
+    CHECK(scalert_device_describe(desc.device, desc.ordinal, &device));
+    run_ranks(&desc, &device, &corpus);
     free(corpus.training);
     return 0;
 }

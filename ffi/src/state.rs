@@ -6,9 +6,11 @@ use crate::handle::{Handle, Kind};
 use crate::layout::CStruct;
 use crate::runtime::Memory;
 use crate::tensor::{Tensor, TensorView, shape_arguments};
+use scalert_runtime::comm::Comm;
 use scalert_runtime::optim::Optimizer;
 use scalert_runtime::{
-    DType, Error, Event, GroupDesc, MAX_DIMS, Part, Runtime, Scaler, State, StateDesc, StepDesc, StepResult, Stream,
+    DType, Error, Event, GradientReduction, GroupDesc, MAX_DIMS, Part, Runtime, Scaler, Stage, State, StateDesc,
+    StepDesc, StepResult, Stream,
 };
 use std::ffi::c_char;
 
@@ -20,6 +22,23 @@ c_enum! {
         SCALERT_OPTIMIZER_ADAMW = 0 => Optimizer::AdamW,
         SCALERT_OPTIMIZER_SGD = 1 => Optimizer::Sgd,
         SCALERT_OPTIMIZER_LION = 2 => Optimizer::Lion,
+    }
+}
+
+c_enum! {
+    Stage as "scalert_stage_t" {
+        SCALERT_STAGE_REPLICATED = 0 => Stage::Replicated,
+        SCALERT_STAGE_OPTIMIZER = 1 => Stage::Optimizer,
+        SCALERT_STAGE_GRADIENTS = 2 => Stage::Gradients,
+        SCALERT_STAGE_PARAMETERS = 3 => Stage::Parameters,
+    }
+}
+
+c_enum! {
+    GradientReduction as "scalert_gradient_reduction_t" {
+        SCALERT_GRADIENT_REDUCTION_AUTO = 0 => GradientReduction::Auto,
+        SCALERT_GRADIENT_REDUCTION_EACH_MICRO = 1 => GradientReduction::EachMicro,
+        SCALERT_GRADIENT_REDUCTION_AT_STEP = 2 => GradientReduction::AtStep,
     }
 }
 
@@ -36,6 +55,13 @@ c_struct! {
     Desc as "scalert_state_desc_t" {
         struct_size: usize,
         gradient_dtype: i32,
+        comm: *const Handle<Comm>,
+        bucket_bytes: u64,
+        gather_bytes: u64,
+        stage: i32,
+        gradient_reduction: i32,
+        reduction_dtype: i32,
+        overlap: u8,
     }
 }
 
@@ -117,8 +143,19 @@ fn figures(result: StepResult) -> Figures {
 export! {
     /// Creates an empty state.
     fn scalert_state_create(runtime: Live<Runtime>, desc: In<Desc>, out: OutHandle<State>) {
-        let gradient_dtype = dtype_or_default("gradient_dtype", desc.gradient_dtype)?;
-        out.give(State::new(runtime, &StateDesc { gradient_dtype })?);
+        // SAFETY: the header asks the caller for a live communicator, or NULL.
+        let comm = unsafe { Optional::<Live<Comm>>::accept("comm", desc.comm)? };
+        let desc = StateDesc {
+            gradient_dtype: dtype_or_default("gradient_dtype", desc.gradient_dtype)?,
+            comm,
+            stage: enumeration("stage", desc.stage)?,
+            gradient_reduction: enumeration("gradient_reduction", desc.gradient_reduction)?,
+            reduction_dtype: dtype_or_default("reduction_dtype", desc.reduction_dtype)?,
+            bucket_bytes: desc.bucket_bytes,
+            gather_bytes: desc.gather_bytes,
+            overlap: boolean("overlap", desc.overlap)?,
+        };
+        out.give(State::new(runtime, &desc)?);
         Ok(())
     }
 
@@ -140,6 +177,7 @@ export! {
             weight_decay: desc.weight_decay,
             momentum: desc.momentum,
             nesterov: boolean("nesterov", desc.nesterov)?,
+            frozen: false,
         })?);
         Ok(())
     }
