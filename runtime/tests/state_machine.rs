@@ -5,8 +5,9 @@ mod harness;
 
 use harness::{Tensor, elements, runtime};
 use proptest::prelude::*;
+use scalert_runtime::comm::{Comm, CommDesc};
 use scalert_runtime::optim::Optimizer;
-use scalert_runtime::{DType, Event, GroupDesc, Part, Runtime, State, StateDesc, Status, StepDesc, Stream};
+use scalert_runtime::{DType, Event, GroupDesc, Part, Runtime, Stage, State, StateDesc, Status, StepDesc, Stream};
 
 const SHAPES: [&[i64]; 4] = [&[3], &[0, 2], &[], &[2, 150]];
 const PARAMETERS: usize = SHAPES.len();
@@ -67,6 +68,8 @@ fn calls() -> impl Strategy<Value = Vec<Call>> {
 /// The model. Every element of a parameter has the same value.
 #[derive(Clone, Debug, PartialEq)]
 struct Model {
+    /// Ranks, all of which make the same calls with the same values.
+    world: u32,
     sealed: bool,
     in_step: bool,
     in_micro: bool,
@@ -81,6 +84,26 @@ struct Model {
 }
 
 impl Model {
+    fn new(world: u32, sealed: bool) -> Model {
+        Model {
+            world,
+            sealed,
+            in_step: false,
+            in_micro: false,
+            micros: 0,
+            ready: [false; PARAMETERS],
+            acquired: [0; PARAMETERS],
+            master: [0.0; PARAMETERS],
+            gradient: [0.0; PARAMETERS],
+            steps: 0,
+            last: None,
+        }
+    }
+
+    fn shows_gradients(&self) -> bool {
+        self.in_step && (self.world == 1 || !self.in_micro)
+    }
+
     /// Whether the call is legal; if so, it is done.
     fn apply(&mut self, call: Call) -> bool {
         let acquired = self.acquired.iter().any(|n| *n > 0);
@@ -96,7 +119,7 @@ impl Model {
             Call::Acquire(_) | Call::Read(_) => self.sealed,
             Call::Release(p) => self.acquired[p] > 0,
             Call::Write(p, _) => self.sealed && !self.in_step && self.acquired[p] == 0,
-            Call::ReadGradient(_) => self.in_step,
+            Call::ReadGradient(_) => self.shows_gradients(),
         };
         if !legal {
             return false;
@@ -139,8 +162,8 @@ fn shape(p: usize) -> Vec<usize> {
 }
 
 impl Real {
-    fn new(runtime: &Runtime) -> Real {
-        let state = State::new(runtime, &StateDesc::default()).unwrap();
+    fn new(runtime: &Runtime, desc: &StateDesc<'_>) -> Real {
+        let state = State::new(runtime, desc).unwrap();
         for dtype in [DType::F32, DType::BF16] {
             let desc = GroupDesc { optimizer: Optimizer::Sgd, weight_dtype: Some(dtype), ..Default::default() };
             state.add_group(&desc).unwrap();
@@ -194,7 +217,7 @@ impl Real {
                 Ok(())
             }
             Call::ReadGradient(p) => {
-                same(self.read(p, Part::Gradient)?, p, model.gradient[p]);
+                same(self.read(p, Part::Gradient)?, p, f64::from(model.world) * model.gradient[p]);
                 Ok(())
             }
             Call::SetStep(n) => state.set_step(n.into()),
@@ -209,8 +232,9 @@ impl Real {
         for p in 0..PARAMETERS {
             let n = shape(p).iter().product();
             assert_eq!(self.read(p, Part::Master).unwrap(), vec![model.master[p]; n]);
-            if model.in_step {
-                assert_eq!(self.read(p, Part::Gradient).unwrap(), vec![model.gradient[p]; n]);
+            if model.shows_gradients() {
+                let sum = f64::from(model.world) * model.gradient[p];
+                assert_eq!(self.read(p, Part::Gradient).unwrap(), vec![sum; n]);
             }
         }
         assert_eq!(self.state.step_result_wait().ok().map(|(result, _)| result.step), model.last);
@@ -225,23 +249,11 @@ fn rounded(x: f64, p: usize) -> f32 {
     f32::from_bits(u32::from(scalert_runtime::dtype::bf16_bits_nearest_away((x as f32).to_bits())) << 16)
 }
 
-fn run(calls: Vec<Call>, sealed: bool) {
-    let runtime = runtime(2);
-    let mut real = Real::new(&runtime);
-    let mut model = Model {
-        sealed: false,
-        in_step: false,
-        in_micro: false,
-        micros: 0,
-        ready: [false; PARAMETERS],
-        acquired: [0; PARAMETERS],
-        master: [0.0; PARAMETERS],
-        gradient: [0.0; PARAMETERS],
-        steps: 0,
-        last: None,
-    };
+fn run(runtime: &Runtime, desc: &StateDesc<'_>, calls: &[Call], sealed: bool) {
+    let mut real = Real::new(runtime, desc);
+    let mut model = Model::new(desc.comm.map_or(1, Comm::world), false);
     let first = if sealed { vec![Call::Seal] } else { Vec::new() };
-    for call in first.into_iter().chain(calls) {
+    for call in first.into_iter().chain(calls.iter().copied()) {
         let before = model.clone();
         let legal = model.apply(call);
         match real.apply(call, &model) {
@@ -260,26 +272,32 @@ proptest! {
 
     #[test]
     fn a_state_is_its_model(calls in calls(), sealed in prop::bool::weighted(0.9)) {
-        run(calls, sealed);
+        run(&runtime(2), &StateDesc::default(), &calls, sealed);
+    }
+
+    #[test]
+    fn a_state_of_two_ranks_is_its_model(
+        calls in calls(),
+        stage in prop::sample::select(vec![Stage::Replicated, Stage::Optimizer, Stage::Gradients, Stage::Parameters]),
+        overlap: bool,
+    ) {
+        let runtimes = [runtime(1), runtime(1)];
+        let comms = Comm::local(&runtimes, &CommDesc::default()).unwrap();
+        std::thread::scope(|scope| {
+            for (runtime, comm) in runtimes.iter().zip(&comms) {
+                let desc = StateDesc { comm: Some(comm), stage, overlap, bucket_bytes: 1024, ..StateDesc::default() };
+                let calls = &calls;
+                scope.spawn(move || run(runtime, &desc, calls, true));
+            }
+        });
     }
 }
 
 #[test]
 fn refusals_say_what_is_the_matter() {
     let runtime = runtime(1);
-    let mut real = Real::new(&runtime);
-    let model = Model {
-        sealed: true,
-        in_step: false,
-        in_micro: false,
-        micros: 0,
-        ready: [false; PARAMETERS],
-        acquired: [0; PARAMETERS],
-        master: [0.0; PARAMETERS],
-        gradient: [0.0; PARAMETERS],
-        steps: 0,
-        last: None,
-    };
+    let mut real = Real::new(&runtime, &StateDesc::default());
+    let model = Model::new(1, true);
     let mut refused = |call: Call| real.apply(call, &model).unwrap_err().message;
     assert_eq!(refused(Call::BeginStep), "the state is not sealed");
     assert_eq!(refused(Call::Acquire(0)), "the state is not sealed");
