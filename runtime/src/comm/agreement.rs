@@ -1,7 +1,7 @@
 //! Whether all ranks have the same words.
 
 use super::{Communicator, Difference};
-use crate::error::{Error, Result};
+use crate::error::{Error, Result, Status};
 use crate::memory::{Block, Purpose, Tier};
 use crate::stream::Queue;
 use scalert_kernels::dtype::DType;
@@ -36,17 +36,25 @@ pub(super) fn first_difference<C: Communicator + ?Sized>(
         let (first, other) = (lengths[0], lengths[rank]);
         return Ok(Some(Difference { rank: rank as u32, index: None, first, other }));
     }
-    if words.is_empty() {
-        return Ok(None);
+    // In pieces, so that many words of many ranks take little memory.
+    let piece = (MOST_GATHERED / communicator.world() as usize).max(1);
+    for (first, mine) in words.chunks(piece).enumerate() {
+        let all = gather(communicator, queue, mine)?;
+        let (rank0, _) = all.split_at(mine.len());
+        let difference = all.chunks_exact(mine.len()).enumerate().find_map(|(rank, theirs)| {
+            let at = theirs.iter().zip(rank0).position(|(theirs, first)| theirs != first)?;
+            let index = Some(first * piece + at);
+            Some(Difference { rank: rank as u32, index, first: rank0[at], other: theirs[at] })
+        });
+        if difference.is_some() {
+            return Ok(difference);
+        }
     }
-    let all = gather(communicator, queue, words)?;
-    let (rank0, _) = all.split_at(words.len());
-    let difference = all.chunks_exact(words.len()).enumerate().find_map(|(rank, theirs)| {
-        let index = theirs.iter().zip(rank0).position(|(theirs, first)| theirs != first)?;
-        Some(Difference { rank: rank as u32, index: Some(index), first: rank0[index], other: theirs[index] })
-    });
-    Ok(difference)
+    Ok(None)
 }
+
+/// Words that are gathered at a time, of all ranks together.
+const MOST_GATHERED: usize = 1 << 16;
 
 /// The words of all ranks, as many of each, in their order.
 pub(super) fn gather<C: Communicator + ?Sized>(
@@ -55,7 +63,11 @@ pub(super) fn gather<C: Communicator + ?Sized>(
     words: &[u64],
 ) -> Result<Vec<u64>> {
     let n = words.len();
-    let mut all = vec![0u64; n * communicator.world() as usize];
+    let mut all: Vec<u64> = Vec::new();
+    let total = n.saturating_mul(communicator.world() as usize);
+    all.try_reserve_exact(total)
+        .map_err(|_| Error::new(Status::OutOfMemory, format!("{total} words of all ranks cannot be allocated")))?;
+    all.resize(total, 0);
     let block = |words: usize| {
         Block::new(queue.runtime().memory(), Tier::Device, Purpose::Other, (words * size_of::<u64>()) as u64, false)
     };
@@ -73,5 +85,8 @@ pub(super) fn gather<C: Communicator + ?Sized>(
         // SAFETY: as above.
         .and_then(|()| unsafe { queue.copy(all.as_mut_ptr().cast(), output.data(), size_of_val(all.as_slice())) });
     let waited = queue.wait();
+    if communicator.may_use_memory() {
+        std::mem::forget((mine, theirs));
+    }
     outcome.and(waited).map(|()| all)
 }
