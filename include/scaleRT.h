@@ -747,6 +747,153 @@ typedef struct scalert_scaler_report {
  * graph. [externally-synchronised] [sync] */
 scalert_status_t scalert_scaler_read_wait(const scalert_scaler_t *scaler, scalert_scaler_report_t *out);
 
+/* ---- communicators ---------------------------------------------------------------------------------------------- */
+
+/* A rank's member of a group of ranks. Every rank calls the same operations in the same order, each with a stream of
+ * its own runtime. Tensors are contiguous, of any shape, and count as one row of elements; n below is their number.
+ * Reductions take F32, BF16, F16 and I64, whose sums wrap around; what only moves takes any dtype.
+ *
+ * A wrong argument is refused before the rank takes part: the others then wait for it. What an operation has begun to
+ * write when it fails is not specified. After a failure of the group every call is COMM_ERROR with what came first. One
+ * thread at a time calls operations of a communicator; abort and the questions may come from any thread at any time. */
+typedef struct scalert_comm scalert_comm_t;
+
+typedef int32_t scalert_reduction_t;
+#define SCALERT_REDUCE_SUM 0  /* 16-bit floats are summed in f32 and rounded once */
+#define SCALERT_REDUCE_MAX 1  /* a NaN if one is */
+#define SCALERT_REDUCE_MEAN 2 /* the sum divided by the number of ranks; floats only */
+
+typedef struct scalert_comm_desc {
+    size_t struct_size;
+    uint64_t timeout_ms; /* longest time that a rank waits for others; 0 = 10 minutes */
+    uint8_t checking;    /* 1: ranks compare their calls before data is touched */
+} scalert_comm_desc_t;
+#define SCALERT_COMM_DESC_INIT {sizeof(scalert_comm_desc_t), 0, 0}
+
+/* A group of one rank, on any device: operations copy what they must. [thread-safe] [sync] */
+scalert_status_t scalert_comm_create_single(scalert_runtime_t *runtime, scalert_comm_t **out);
+
+/* A group of world ranks, 1 to 1024, that are threads of this process: runtimes[r], of the CPU and no other rank's,
+ * becomes comms[r]. Each rank works on its own share of everyone's memory, so that sums are in the order of ranks and
+ * have the same bits however tensors are divided.
+ *
+ * Ranks compare their calls in any case, without cost: a difference is FAILED_PRECONDITION on every rank, which names
+ * two ranks and both calls; it touches nothing, and the group goes on. A rank that has waited timeout_ms gets TIMEOUT,
+ * which names the operation, its number and the ranks that did not come, and so do those who wait with it; then the
+ * group has failed. When a rank's communicator is destroyed, the others fail as soon as they need that rank. No rank
+ * returns from an operation while another still uses its memory, so a call may outlast the timeout by what the others
+ * have in progress. [thread-safe] [sync] */
+scalert_status_t scalert_comm_create_local(scalert_runtime_t *const *runtimes, uint32_t world,
+                                           const scalert_comm_desc_t *desc, scalert_comm_t **comms);
+
+/* What the host's own communicator is asked to do. */
+typedef struct scalert_comm_call {
+    size_t struct_size;
+    const void *input; /* what is read; NULL when nothing is */
+    void *output;      /* what is written; NULL when nothing is. In place as the operations below say */
+    uint64_t count;    /* elements that a rank gives to, or gets of, each other one: n of the operation below */
+    scalert_dtype_t dtype;
+    scalert_reduction_t reduction;
+    uint32_t peer;          /* the root; or the rank that a message goes to or comes from */
+    uint32_t message_bytes; /* size of message */
+    char *message;          /* where a callback that fails may say why: UTF-8, NUL-terminated */
+    void *native_stream;    /* the CUstream to enqueue on; NULL on the CPU, where the work is done on return */
+} scalert_comm_call_t;
+#define SCALERT_COMM_CALL_INIT                                                                                         \
+    {sizeof(scalert_comm_call_t), NULL, NULL, 0, SCALERT_F32, SCALERT_REDUCE_SUM, 0, 0, NULL, NULL}
+
+/* The host's own communicator. Memory is host memory on the CPU and memory of the device on CUDA. A callback returns 0
+ * when it has succeeded, SCALERT_TIMEOUT when other ranks did not come in time, and anything else for COMM_ERROR with
+ * that number as native code; afterwards none but abort and release is called. Callbacks come from the thread of the
+ * call, one at a time, abort from any; they must neither throw nor call the library. Waiting is their business:
+ * timeout_ms is not looked at. After SCALERT_TIMEOUT, or a failure that abort has brought about, the host may still
+ * write to what the callback was given: the library never frees the memory that it lent, and the caller keeps its own.
+ *
+ * all_gather and all_to_all are required, on CUDA also all_reduce, reduce and reduce_scatter. Of the others, broadcast
+ * and barrier, and on the CPU the reductions, are composed when they are NULL: reductions of all_to_all and sums in the
+ * order of ranks, with 8 MiB of DEVICE memory. Without send or receive those operations are UNAVAILABLE. */
+typedef struct scalert_comm_vtable {
+    size_t struct_size;
+    void *user;
+    uint32_t rank, world;
+    uint8_t deterministic; /* 1: the reductions given here are in the order of ranks */
+    int32_t (*all_gather)(void *user, const scalert_comm_call_t *call);
+    int32_t (*all_to_all)(void *user, const scalert_comm_call_t *call);
+    int32_t (*all_reduce)(void *user, const scalert_comm_call_t *call); /* always in place */
+    int32_t (*reduce)(void *user, const scalert_comm_call_t *call);     /* output is NULL on others than the root */
+    int32_t (*reduce_scatter)(void *user, const scalert_comm_call_t *call);
+    int32_t (*broadcast)(void *user, const scalert_comm_call_t *call); /* always in place */
+    int32_t (*send)(void *user, const scalert_comm_call_t *call);
+    int32_t (*receive)(void *user, const scalert_comm_call_t *call);
+    int32_t (*barrier)(void *user, const scalert_comm_call_t *call);
+    void (*abort)(void *user);   /* NULL, or makes callbacks in progress return; called once at most */
+    void (*release)(void *user); /* NULL, or called last, when nothing uses the communicator any more */
+} scalert_comm_vtable_t;
+#define SCALERT_COMM_VTABLE_INIT                                                                                       \
+    {sizeof(scalert_comm_vtable_t), NULL, 0, 0, 0, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL}
+
+/* A communicator over the host's callbacks, which are copied. When it fails, release is not called. With
+ * desc->checking, each operation but messages first gathers a record of every rank's call, which waits for the device.
+ * [thread-safe] [sync] */
+scalert_status_t scalert_comm_create_from_vtable(scalert_runtime_t *runtime, const scalert_comm_vtable_t *vtable,
+                                                 const scalert_comm_desc_t *desc, scalert_comm_t **out);
+
+/* The rank leaves its group, once no child of the communicator needs it any more. [sync] */
+void scalert_comm_destroy(scalert_comm_t *comm);
+
+/* This rank, 0 to world - 1; the number of ranks; whether sums are in the order of ranks, so that they have the same
+ * bits every time and however tensors are divided. [thread-safe] [sync] */
+scalert_status_t scalert_comm_rank(const scalert_comm_t *comm, uint32_t *rank);
+scalert_status_t scalert_comm_world(const scalert_comm_t *comm, uint32_t *world);
+scalert_status_t scalert_comm_deterministic(const scalert_comm_t *comm, uint8_t *deterministic);
+
+/* Names this rank's calls from now on, where ranks compare their calls: the tags must be the same too. At most 64
+ * bytes; "" for none. [externally-synchronised] [sync] */
+scalert_status_t scalert_comm_set_tag(scalert_comm_t *comm, const char *tag);
+
+/* x = the reduction of x [n] over the ranks, on every rank. [externally-synchronised] [async] */
+scalert_status_t scalert_comm_all_reduce(scalert_comm_t *comm, scalert_stream_t *stream, const scalert_tensor_t *x,
+                                         scalert_reduction_t reduction);
+/* output [n] = the reduction of input [n] over the ranks, on the root. Elsewhere output is not looked at and may be
+ * NULL. It may be input. [externally-synchronised] [async] */
+scalert_status_t scalert_comm_reduce(scalert_comm_t *comm, scalert_stream_t *stream, const scalert_tensor_t *input,
+                                     const scalert_tensor_t *output, scalert_reduction_t reduction, uint32_t root);
+/* output [n] = part rank of the reduction of input [world n]; it may be that part of input. [externally-synchronised]
+ * [async] */
+scalert_status_t scalert_comm_reduce_scatter(scalert_comm_t *comm, scalert_stream_t *stream,
+                                             const scalert_tensor_t *input, const scalert_tensor_t *output,
+                                             scalert_reduction_t reduction);
+/* output [world n] = the inputs [n] of the ranks, one behind the other. input may be its part of output.
+ * [externally-synchronised] [async] */
+scalert_status_t scalert_comm_all_gather(scalert_comm_t *comm, scalert_stream_t *stream, const scalert_tensor_t *input,
+                                         const scalert_tensor_t *output);
+/* x [n] = x of the root. [externally-synchronised] [async] */
+scalert_status_t scalert_comm_broadcast(scalert_comm_t *comm, scalert_stream_t *stream, const scalert_tensor_t *x,
+                                        uint32_t root);
+/* Part r of output [world n] = part rank of input [world n] of rank r. [externally-synchronised] [async] */
+scalert_status_t scalert_comm_all_to_all(scalert_comm_t *comm, scalert_stream_t *stream, const scalert_tensor_t *input,
+                                         const scalert_tensor_t *output);
+/* Gives x [n] to another rank, which receives it. May wait until it does: two ranks that both send first wait until
+ * their time is out. [externally-synchronised] [async] */
+scalert_status_t scalert_comm_send(scalert_comm_t *comm, scalert_stream_t *stream, const scalert_tensor_t *x,
+                                   uint32_t to);
+/* x [n] = what another rank sends: as many elements of the same dtype. [externally-synchronised] [async] */
+scalert_status_t scalert_comm_receive(scalert_comm_t *comm, scalert_stream_t *stream, const scalert_tensor_t *x,
+                                      uint32_t from);
+/* Holds later work of the stream back until every rank has come here. [externally-synchronised] [async] */
+scalert_status_t scalert_comm_barrier(scalert_comm_t *comm, scalert_stream_t *stream);
+/* Requires every rank to have the same count words: else FAILED_PRECONDITION on every rank, which begins with what and
+ * names two ranks and the first word that they have differently. Waits for the device. [externally-synchronised] [sync]
+ */
+scalert_status_t scalert_comm_agree(scalert_comm_t *comm, scalert_stream_t *stream, const char *what,
+                                    const uint64_t *words, uint64_t count);
+
+/* Gives the group up: operations in progress and later ones, of every rank that can be reached, fail with COMM_ERROR.
+ * [thread-safe] [sync] */
+scalert_status_t scalert_comm_abort(scalert_comm_t *comm);
+/* What has gone wrong in the group so far: OK or COMM_ERROR. [thread-safe] [sync] */
+scalert_status_t scalert_comm_async_error(const scalert_comm_t *comm);
+
 /* ---- training state --------------------------------------------------------------------------------------------- */
 
 /* Parameters in the dtype that the model reads, f32 master weights, optimizer moments and gradient accumulators, and

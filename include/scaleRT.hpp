@@ -2,7 +2,7 @@
  *
  * A thin, header-only layer over scaleRT.h, which stays the contract: names, arguments and meanings are those of the C
  * functions without the scalert_ prefix. What this header adds:
- *   - Handles (Runtime, Stream, Event, Arena, Scaler, State) are move-only values that destroy what they own.
+ *   - Handles (Runtime, Stream, Event, Arena, Scaler, Comm, State) are move-only values that destroy what they own.
  *   - A failing call throws scalert::Error, which carries the status, the native code and the library's message.
  *   - Hooks are std::functions. No exception ever passes through the library: a trampoline catches it, and the wrapped
  * call during which it was thrown (or the next one on a handle of that runtime) rethrows it. That call has then taken
@@ -444,6 +444,92 @@ class Scaler : public detail::Handle<scalert_scaler_t, scalert_scaler_destroy> {
         check(scalert_scaler_read_wait(get(), &report));
         return report;
     }
+};
+
+/* ---- communicators ---------------------------------------------------------------------------------------------- */
+
+/* A rank's member of a group: Comm::single, Comm::local, or over a host's table of callbacks, which must not throw. */
+class Comm : public detail::Handle<scalert_comm_t, scalert_comm_destroy> {
+  public:
+    static Comm single(const Runtime &runtime) {
+        Comm comm(runtime.hooks());
+        comm.check(scalert_comm_create_single(runtime.get(), comm.out()));
+        return comm;
+    }
+    /* The ranks of a group of threads of this process, in the order of their runtimes. */
+    static std::vector<Comm> local(const std::vector<const Runtime *> &runtimes,
+                                   const scalert_comm_desc_t &desc = defaults()) {
+        std::vector<scalert_runtime_t *> raw;
+        std::vector<scalert_comm_t *> made(runtimes.size() + 1);
+        std::vector<Comm> comms;
+        for (const Runtime *runtime : runtimes) {
+            raw.push_back(runtime->get());
+            comms.push_back(Comm(runtime->hooks()));
+        }
+        raw.push_back(nullptr); /* so that there is memory for no ranks, which the library refuses */
+        scalert::check(
+            scalert_comm_create_local(raw.data(), static_cast<uint32_t>(runtimes.size()), &desc, made.data()));
+        for (std::size_t rank = 0; rank < comms.size(); rank++)
+            *comms[rank].out() = made[rank];
+        return comms;
+    }
+    Comm(const Runtime &runtime, const scalert_comm_vtable_t &vtable, const scalert_comm_desc_t &desc = defaults())
+        : Handle(runtime.hooks()) {
+        check(scalert_comm_create_from_vtable(runtime.get(), &vtable, &desc, out()));
+    }
+    static scalert_comm_desc_t defaults() { return SCALERT_COMM_DESC_INIT; }
+
+    uint32_t rank() const {
+        uint32_t rank = 0;
+        check(scalert_comm_rank(get(), &rank));
+        return rank;
+    }
+    uint32_t world() const {
+        uint32_t world = 0;
+        check(scalert_comm_world(get(), &world));
+        return world;
+    }
+    bool deterministic() const {
+        uint8_t deterministic = 0;
+        check(scalert_comm_deterministic(get(), &deterministic));
+        return deterministic != 0;
+    }
+    void set_tag(const std::string &tag) { check(scalert_comm_set_tag(get(), tag.c_str())); }
+
+    void all_reduce(const Stream &stream, TensorRef x, scalert_reduction_t reduction = SCALERT_REDUCE_SUM) {
+        check(scalert_comm_all_reduce(get(), stream.get(), x, reduction));
+    }
+    void reduce(const Stream &stream, TensorRef input, TensorRef output, scalert_reduction_t reduction, uint32_t root) {
+        check(scalert_comm_reduce(get(), stream.get(), input, output, reduction, root));
+    }
+    void reduce_scatter(const Stream &stream, TensorRef input, TensorRef output,
+                        scalert_reduction_t reduction = SCALERT_REDUCE_SUM) {
+        check(scalert_comm_reduce_scatter(get(), stream.get(), input, output, reduction));
+    }
+    void all_gather(const Stream &stream, TensorRef input, TensorRef output) {
+        check(scalert_comm_all_gather(get(), stream.get(), input, output));
+    }
+    void broadcast(const Stream &stream, TensorRef x, uint32_t root) {
+        check(scalert_comm_broadcast(get(), stream.get(), x, root));
+    }
+    void all_to_all(const Stream &stream, TensorRef input, TensorRef output) {
+        check(scalert_comm_all_to_all(get(), stream.get(), input, output));
+    }
+    void send(const Stream &stream, TensorRef x, uint32_t to) {
+        check(scalert_comm_send(get(), stream.get(), x, to));
+    }
+    void receive(const Stream &stream, TensorRef x, uint32_t from) {
+        check(scalert_comm_receive(get(), stream.get(), x, from));
+    }
+    void barrier(const Stream &stream) { check(scalert_comm_barrier(get(), stream.get())); }
+    void agree(const Stream &stream, const std::string &what, const std::vector<uint64_t> &words) {
+        check(scalert_comm_agree(get(), stream.get(), what.c_str(), words.data(), words.size()));
+    }
+    void abort() { check(scalert_comm_abort(get())); }
+    void async_error() const { check(scalert_comm_async_error(get())); }
+
+  private:
+    explicit Comm(std::shared_ptr<detail::Hooks> hooks) noexcept : Handle(std::move(hooks)) {}
 };
 
 /* ---- training state --------------------------------------------------------------------------------------------- */

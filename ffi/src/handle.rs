@@ -134,3 +134,29 @@ impl<T: Kind + 'static> Argument for OutHandle<T> {
         Ok(NewHandle(raw))
     }
 }
+
+/// An argument through which as many new handles are given as another argument says.
+pub struct OutHandles<T>(PhantomData<T>);
+
+/// Where new handles go.
+pub struct NewHandles<T>(*mut *mut Handle<T>);
+
+impl<T: Kind> NewHandles<T> {
+    /// Gives the caller a handle of each value; there are as many as the header says.
+    pub fn give(self, values: Vec<T>) {
+        for (i, value) in values.into_iter().enumerate() {
+            // SAFETY: `accept` checked the pointer, behind which the caller promised as many writable ones.
+            unsafe { self.0.add(i).write(Handle::new(value)) };
+        }
+    }
+}
+
+impl<T: Kind + 'static> Argument for OutHandles<T> {
+    type Raw = *mut *mut Handle<T>;
+    type Value<'a> = NewHandles<T>;
+
+    unsafe fn accept<'a>(name: &'static str, raw: Self::Raw) -> Result<Self::Value<'a>, Error> {
+        crate::argument::expect_pointer(name, raw)?;
+        Ok(NewHandles(raw))
+    }
+}

@@ -57,7 +57,7 @@ fn required<F>(hook: &str, field: &str, callback: Option<F>) -> Result<F, Error>
 
 /// The host's pointer, which it promised may be used from any thread.
 #[derive(Clone, Copy)]
-struct User(*mut c_void);
+pub(crate) struct User(pub(crate) *mut c_void);
 
 // SAFETY: the header says that the callbacks which get this pointer may be called from any thread.
 unsafe impl Send for User {}

@@ -58,7 +58,7 @@ fn of<T: CStruct>() -> Struct {
 /// Every struct of the header.
 pub fn structs() -> Vec<Struct> {
     use crate::ops::{attention, gemm, loss, moving, optimizer};
-    use crate::{device, hooks, runtime, scaler, schedule, state, status, tensor, trace};
+    use crate::{comm, device, hooks, runtime, scaler, schedule, state, status, tensor, trace};
     vec![
         of::<status::LastError>(),
         of::<device::DeviceInfo>(),
@@ -81,6 +81,9 @@ pub fn structs() -> Vec<Struct> {
         of::<schedule::Desc>(),
         of::<scaler::Desc>(),
         of::<scaler::Report>(),
+        of::<comm::Desc>(),
+        of::<comm::Call>(),
+        of::<comm::Vtable>(),
         of::<state::Desc>(),
         of::<state::Group>(),
         of::<state::ParameterInfo>(),
@@ -95,6 +98,7 @@ pub fn structs() -> Vec<Struct> {
 pub fn constants() -> Vec<(&'static str, i64)> {
     use crate::ops::{moving, sum};
     use crate::runtime::Simd;
+    use scalert_runtime::comm::Reduction;
     use scalert_runtime::device::DeviceKind;
     use scalert_runtime::exact_sum::WORDS;
     use scalert_runtime::log::LogLevel;
@@ -119,6 +123,7 @@ pub fn constants() -> Vec<(&'static str, i64)> {
         GeluKind::CONSTANTS,
         RotaryLayout::CONSTANTS,
         ScheduleKind::CONSTANTS,
+        Reduction::CONSTANTS,
         Optimizer::CONSTANTS,
         Part::CONSTANTS,
     ];

@@ -24,6 +24,7 @@ pub mod layout;
 pub mod status;
 
 pub mod arena;
+pub mod comm;
 pub mod device;
 pub mod dlpack;
 pub mod hooks;

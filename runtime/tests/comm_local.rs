@@ -321,6 +321,11 @@ fn words_agree_or_their_difference_is_named() {
         let words = [7, 8 + u64::from(rank / 2)];
         let words = comm.agree(stream, "parameters", &words);
         failed(words, Status::FailedPrecondition, &["parameters: word 1 is 8 on rank 0 and 9 on rank 2"]);
+        let mut many = vec![5; 100_000];
+        comm.agree(stream, "many", &many).unwrap();
+        many[99_999] += u64::from(rank == 1);
+        let words = comm.agree(stream, "many", &many);
+        failed(words, Status::FailedPrecondition, &["many: word 99999 is 5 on rank 0 and 6 on rank 1"]);
         let words = comm.agree(stream, "parameters", &[1, 2][..2 - rank as usize % 2]);
         failed(words, Status::FailedPrecondition, &["parameters: rank 0 has 2 words and rank 1 1"]);
     });

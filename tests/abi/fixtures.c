@@ -1,5 +1,5 @@
-/* One right call of every function that is not an operation or about the training state: those are in
- * fixtures_operations.c and fixtures_state.c. */
+/* One right call of every function that is not an operation or about communicators or the training state: those are in
+ * fixtures_operations.c, fixtures_comm.c and fixtures_state.c. */
 #include "functions.h"
 
 #include <stdio.h>
@@ -381,6 +381,13 @@ void discard_results(const struct function *function, unsigned char *arguments) 
         if (out != NULL && *out != NULL) {
             destroy_handle(item->handle, *out);
             *out = NULL;
+        }
+    }
+    if (strcmp(function->name, "scalert_comm_create_local") == 0) {
+        struct args_scalert_comm_create_local *a = (void *)arguments;
+        if (a->comms != NULL && a->world == 2) {
+            scalert_comm_destroy(a->comms[1]);
+            a->comms[1] = NULL;
         }
     }
     if (strcmp(function->name, "scalert_trace_write_wait") == 0) {

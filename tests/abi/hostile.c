@@ -464,7 +464,7 @@ static void tensors(const struct function *function, size_t i) {
             break;
         case DTYPE_OTHER:
             /* An integer instead of a float, a float instead of an integer. */
-            ok = strncmp(function->name, "scalert_tensor_", 15) == 0;
+            ok = strncmp(function->name, "scalert_tensor_", 15) == 0 || is_noted(&a, slot->name, ANY_DTYPE);
             any_tensor = 1;
             t->dtype = t->dtype == SCALERT_I32 || t->dtype == SCALERT_I64 ? SCALERT_F32 : SCALERT_I32;
             if (dtype_size(t->dtype) == 4 && (uintptr_t)t->data % 4 != 0) {
@@ -636,7 +636,7 @@ static void all(const struct function *function) {
         }
         null_pointer(function, i);
         /* Bytes, and what is the host's own business, have no alignment. */
-        if (kind != KIND_HANDLE && !contains("name path user owner native complete to from", a.slots[i].name)) {
+        if (kind != KIND_HANDLE && !contains("name path user owner native complete to from tag what deterministic", a.slots[i].name)) {
             misaligned_pointer(function, i);
         }
     }

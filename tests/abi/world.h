@@ -135,6 +135,8 @@ void any_extent(struct world *world, const char *name, int dimension);
 #define FEWER_DIMENSIONS (-3)
 /* The last dimension may have a stride. */
 #define ANY_STRIDE (-4)
+/* Any dtype will do. */
+#define ANY_DTYPE (-5)
 
 /* ---- failures ---------------------------------------------------------------------------------------------------- */
 

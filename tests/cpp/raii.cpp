@@ -8,6 +8,7 @@
 #include <cstdlib>
 #include <cstring>
 #include <string>
+#include <thread>
 #include <type_traits>
 #include <vector>
 
@@ -48,7 +49,7 @@ constexpr bool move_only = std::is_nothrow_move_constructible_v<T> && std::is_no
 void handles_are_move_only() {
     static_assert(move_only<scalert::Runtime> && move_only<scalert::Stream> && move_only<scalert::Event>);
     static_assert(move_only<scalert::Arena> && move_only<scalert::State> && move_only<scalert::Scaler> &&
-                  move_only<scalert::Trace>);
+                  move_only<scalert::Trace> && move_only<scalert::Comm>);
     scalert::Runtime runtime;
     const scalert_runtime_t *raw = runtime.get();
     scalert::Runtime moved(std::move(runtime));
@@ -160,6 +161,35 @@ void a_trace_records_ranges() {
     CHECK(thrown<scalert::Error>([&] { trace.write_wait("/nowhere/trace.json"); }).native_code() == ENOENT);
 }
 
+void communicators() {
+    const scalert::Runtime a, b;
+    std::vector<scalert::Comm> comms = scalert::Comm::local({&a, &b});
+    CHECK(comms.size() == 2 && comms[1].rank() == 1 && comms[1].world() == 2 && comms[0].deterministic());
+    std::thread other([&] {
+        const scalert::Stream stream(b);
+        std::vector<float> x{3, 4};
+        comms[1].all_reduce(stream, scalert::Tensor(x.data(), {2}));
+        comms[1].agree(stream, "sizes", {1, 2});
+    });
+    const scalert::Stream stream(a);
+    std::vector<float> x{1, 2};
+    comms[0].all_reduce(stream, scalert::Tensor(x.data(), {2}));
+    comms[0].agree(stream, "sizes", {1, 2});
+    other.join();
+    CHECK(x[0] == 4 && x[1] == 6);
+    comms.pop_back();
+    const auto barrier = [&] { comms[0].barrier(stream); };
+    CHECK(thrown<scalert::Error>(barrier).status() == SCALERT_COMM_ERROR);
+    CHECK(mentions(thrown<scalert::Error>(barrier), "rank 1 has left"));
+    CHECK(thrown<scalert::Error>([] { scalert::Comm::local({}); }).status() == SCALERT_INVALID_ARGUMENT);
+    CHECK(thrown<scalert::Error>([&] { scalert::Comm(a, SCALERT_COMM_VTABLE_INIT); }).status() ==
+          SCALERT_INVALID_ARGUMENT);
+    scalert::Comm single = scalert::Comm::single(a);
+    single.reduce(stream, scalert::Tensor(x.data(), {2}), scalert::Tensor(x.data(), {2}), SCALERT_REDUCE_MEAN, 0);
+    single.barrier(stream);
+    CHECK(x[0] == 4 && single.world() == 1);
+}
+
 void a_throwing_allocator() {
     bool refuse = false;
     int64_t blocks = 0;
@@ -266,6 +296,7 @@ int main() {
     tensors_and_operations();
     a_state_trains();
     a_trace_records_ranges();
+    communicators();
     a_throwing_allocator();
     a_throwing_thread_pool();
     a_throwing_log();

@@ -11,7 +11,8 @@ pub fn root() -> &'static Path {
 }
 
 /// Sources that every program is linked with: worlds and fixtures; the generated tables come on top.
-const SHARED: [&str; 4] = ["abi/world.c", "abi/fixtures.c", "abi/fixtures_operations.c", "abi/fixtures_state.c"];
+const SHARED: [&str; 5] =
+    ["abi/world.c", "abi/fixtures.c", "abi/fixtures_operations.c", "abi/fixtures_comm.c", "abi/fixtures_state.c"];
 
 /// The C programs: name, source, whether it is linked with the fixtures and the library.
 pub const PROGRAMS: [(&str, &str, bool); 9] = [

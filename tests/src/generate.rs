@@ -99,7 +99,13 @@ fn call(c: &mut String, function: &Function) {
 
 fn tables(header: &Header) -> String {
     let mut c = String::from("#include \"functions.h\"\n#include <string.h>\n");
-    for record in header.records.iter().filter(|r| r.is_sized()) {
+    // Those that only callbacks get are not the host's to fill.
+    let parameters = header.functions.iter().flat_map(|f| &f.parameters);
+    let pointed_to: Vec<&str> = parameters
+        .chain(header.records.iter().flat_map(|r| &r.fields))
+        .map(|item| item.c_type.trim_start_matches("const ").trim_end_matches(['*', ' ']))
+        .collect();
+    for record in header.records.iter().filter(|r| r.is_sized() && pointed_to.contains(&r.name.as_str())) {
         let name = &record.name;
         items(header, &mut c, name, name, &record.fields);
         let count = record.fields.len();

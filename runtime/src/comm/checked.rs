@@ -110,6 +110,9 @@ impl<C: Communicator> Communicator for Checked<C> {
     fn async_error(&self) -> Result<()> {
         self.inner.async_error()
     }
+    fn may_use_memory(&self) -> bool {
+        self.inner.may_use_memory()
+    }
     fn set_tag(&self, tag: Tag) -> Result<Tag> {
         Ok(std::mem::replace(&mut self.calls.take()?.tag, tag))
     }

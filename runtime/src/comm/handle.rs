@@ -59,9 +59,7 @@ impl Comm {
     /// later call is `COMM_ERROR` with what came first. When the last clone of a rank's communicator is dropped, the
     /// others fail as soon as they need that rank. No rank returns from an operation while another still uses its memory.
     pub fn local(runtimes: &[Runtime], desc: &CommDesc) -> Result<Vec<Comm>> {
-        if runtimes.is_empty() || runtimes.len() > Comm::MOST_LOCAL {
-            return Err(Error::invalid("world", format!("{} must be 1 to {}", runtimes.len(), Comm::MOST_LOCAL)));
-        }
+        Comm::check_local(runtimes.len())?;
         for (i, runtime) in runtimes.iter().enumerate() {
             if runtime.device() != DeviceKind::Cpu {
                 return Err(Error::invalid("runtimes", format!("[{i}] must be of the CPU")));
@@ -74,6 +72,14 @@ impl Comm {
         let comm =
             |(local, runtime): (Local, &Runtime)| Comm { communicator: Arc::new(local), runtime: runtime.clone() };
         Ok(group.into_iter().zip(runtimes).map(comm).collect())
+    }
+
+    /// Requires a number of ranks that [`Comm::local`] takes.
+    pub fn check_local(world: usize) -> Result<()> {
+        if (1..=Comm::MOST_LOCAL).contains(&world) {
+            return Ok(());
+        }
+        Err(Error::invalid("world", format!("{world} must be 1 to {}", Comm::MOST_LOCAL)))
     }
 
     /// The host's own communicator. Waiting is the host's business.

@@ -78,6 +78,8 @@ pub(super) struct Host {
     staging: Exclusive<Option<[Block; 2]>>,
     failure: Mutex<Option<Error>>,
     is_aborted: AtomicBool,
+    /// Whether a call has ended while the host may still write to its memory.
+    is_unfinished: AtomicBool,
 }
 
 impl Host {
@@ -100,7 +102,15 @@ impl Host {
             Some([block()?, block()?])
         };
         let staging = Exclusive::new("communicator", staging);
-        Ok(Host { rank, world, host, staging, failure: Mutex::new(None), is_aborted: AtomicBool::new(false) })
+        Ok(Host {
+            rank,
+            world,
+            host,
+            staging,
+            failure: Mutex::new(None),
+            is_aborted: AtomicBool::new(false),
+            is_unfinished: AtomicBool::new(false),
+        })
     }
 
     /// Calls the host. After a failure it is not called again.
@@ -112,6 +122,9 @@ impl Host {
         // SAFETY: the caller's promise.
         let Err(HostFailure { code, message }) = (unsafe { self.host.call(call) }) else { return Ok(()) };
         let status = if code == Status::Timeout as i32 { Status::Timeout } else { Status::CommError };
+        if status == Status::Timeout || self.is_aborted.load(Ordering::Acquire) {
+            self.is_unfinished.store(true, Ordering::Release);
+        }
         let name = call.operation.name();
         let because = if message.is_empty() { format!("the host's {name} returned {code}") } else { message };
         let error =
@@ -269,6 +282,14 @@ fn copy(queue: &mut Queue<'_>, to: View<'_>, from: View<'_>) -> Result<()> {
     unsafe { queue.copy(to.data(), from.data(), from.numel() * from.dtype().size()) }
 }
 
+impl Drop for Host {
+    fn drop(&mut self) {
+        if self.may_use_memory() {
+            std::mem::forget(std::mem::replace(&mut self.staging, Exclusive::new("communicator", None)));
+        }
+    }
+}
+
 impl Communicator for Host {
     fn rank(&self) -> u32 {
         self.rank
@@ -351,6 +372,10 @@ impl Communicator for Host {
         let staging = self.staging.take()?;
         let (sent, received) = staged(&staging, DType::I64, self.world as usize)?;
         self.gather(queue, part(&sent, 0, 1), received)
+    }
+
+    fn may_use_memory(&self) -> bool {
+        self.is_unfinished.load(Ordering::Acquire)
     }
 
     fn abort(&self) {

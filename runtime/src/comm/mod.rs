@@ -76,6 +76,11 @@ pub(crate) trait Communicator: Send + Sync {
     /// What has gone wrong since, if anything.
     fn async_error(&self) -> Result<()>;
 
+    /// Whether an operation has failed that may still write to the memory it was given: memory lent to it is then never freed.
+    fn may_use_memory(&self) -> bool {
+        false
+    }
+
     /// Names the calls of this rank from now on, where ranks compare their calls; gives the name that they had.
     fn set_tag(&self, tag: Tag) -> Result<Tag> {
         Ok(tag)

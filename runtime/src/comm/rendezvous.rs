@@ -120,8 +120,8 @@ struct Board {
     all: Meeting,
     messages: HashMap<(u32, u32), Meeting>,
     failure: Option<Failure>,
-    /// Ranks whose communicators are no more.
-    departed: Box<[bool]>,
+    /// Of each rank, as the how-manieth its communicator was destroyed; 0 = it is there.
+    departed: Box<[u32]>,
 }
 
 impl Board {
@@ -132,12 +132,12 @@ impl Board {
         }
     }
 
-    /// A rank of a place without which it cannot go on.
+    /// The first rank of a place that has left: without it, the others cannot go on.
     fn departed(&self, place: Place) -> Option<u32> {
-        let is_departed = |rank: &u32| self.departed[*rank as usize];
+        let order = |rank: &u32| self.departed[*rank as usize];
         match place {
-            Place::All => (0..self.departed.len() as u32).find(is_departed),
-            Place::Message { from, to } => [from, to].into_iter().find(is_departed),
+            Place::All => (0..self.departed.len() as u32).filter(|rank| order(rank) > 0).min_by_key(order),
+            Place::Message { from, to } => [from, to].into_iter().filter(|rank| order(rank) > 0).min_by_key(order),
         }
     }
 
@@ -183,7 +183,7 @@ impl Rendezvous {
             all: Meeting::new(world as usize),
             messages: HashMap::new(),
             failure: None,
-            departed: vec![false; world as usize].into(),
+            departed: vec![0; world as usize].into(),
         };
         Rendezvous {
             world,
@@ -324,7 +324,8 @@ impl Rendezvous {
 
     /// A rank's communicator is no more: operations for which it is needed fail.
     pub(super) fn depart(&self, rank: u32) {
-        self.lock().departed[rank as usize] = true;
+        let mut board = self.lock();
+        board.departed[rank as usize] = board.departed.iter().max().map_or(1, |last| last + 1);
         self.announce();
     }
 

@@ -105,7 +105,7 @@ pub struct State {
 }
 
 struct Inner {
-    /// Where what goes between ranks is done; from seal on. It ends before the memory that it uses.
+    /// Where what goes between ranks is done; from seal on.
     lane: Option<Lane>,
     machine: Machine,
     groups: Vec<Group>,
@@ -130,6 +130,20 @@ struct Inner {
     /// Whether the decision's memory has nothing yet that an earlier step left there.
     cleared: bool,
     outcome: Outcome,
+}
+
+impl Drop for Inner {
+    fn drop(&mut self) {
+        // What goes between ranks ends before the memory that it uses.
+        self.lane = None;
+        if self.ranks().is_some_and(Communicator::may_use_memory) {
+            std::mem::forget((
+                std::mem::take(&mut self.groups),
+                std::mem::take(&mut self.exchange),
+                self.decision.take(),
+            ));
+        }
+    }
 }
 
 impl Inner {

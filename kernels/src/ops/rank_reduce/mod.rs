@@ -23,15 +23,16 @@ use crate::backend::cuda::{CudaError, Gpu};
 use crate::dtype::DType;
 use crate::view::{Invalid, View};
 
-/// How the elements of the ranks become one.
+/// How the elements of the ranks become one. The numbers are those of the C header.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(i32)]
 pub enum Reduction {
     /// Their sum. 16-bit floats are summed in f32 and rounded once.
-    Sum,
+    Sum = 0,
     /// The largest; a NaN if one is.
-    Max,
+    Max = 1,
     /// Their sum divided by the number of ranks; floats only.
-    Mean,
+    Mean = 2,
 }
 
 impl Reduction {
