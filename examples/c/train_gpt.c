@@ -950,7 +950,7 @@ static double take_mean_loss(model_t *m, uint64_t count) {
     double sum;
     if (m->comm) { /* integers, whose sum is exact too */
         const scalert_tensor_t loss_sum = loss_accumulator(m);
-        CHECK(scalert_comm_all_reduce(m->comm, m->stream, &loss_sum, SCALERT_REDUCTION_SUM));
+        CHECK(scalert_comm_all_reduce(m->comm, m->stream, &loss_sum, SCALERT_REDUCE_SUM));
     }
     CHECK(scalert_stream_wait(m->stream));
     CHECK(scalert_exact_sum_read(m->loss_sum, &sum, NULL));
