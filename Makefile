@@ -18,6 +18,10 @@ export SCALERT_CUDA := 0
 endif
 export CUDA
 
+# MPI=0 leaves the tests over MPI out; otherwise mpicc is found or installed into target/mpi.
+MPI ?= 1
+export MPI
+
 STAGE   := $(CURDIR)/target/stage
 RELEASE := target/release
 
@@ -42,7 +46,7 @@ C_TESTS  := $(patsubst tests/c/%.c,target/ctests/%,$(wildcard tests/c/*.c)) \
 # Those that run a second time, on the emulated CUDA device.
 EMULATED_TESTS := $(addprefix target/ctests/,cuda cuda-as-cpp runtime raii trace training_graph)
 
-.PHONY: help build toolchain stage examples demo emulator gpu-bundle resources test lint test-rust test-c test-package test-training test-sanitize bench bench-peers bench-report install clean FORCE
+.PHONY: help build toolchain stage examples demo emulator gpu-bundle resources test lint test-rust test-c test-mpi test-package test-training test-sanitize bench bench-peers bench-report install clean FORCE
 
 help:
 	@echo 'make demo [DATA=file]         build, install into target/stage, train a small GPT on the CPU'
@@ -56,6 +60,7 @@ help:
 	@echo 'make resources                updates kernels/resources.tsv: registers and memory of each device kernel'
 	@echo 'make lint                     formatting and clippy alone'
 	@echo 'make clean                    remove target/'
+	@echo 'MPI=0 leaves the tests over MPI out; otherwise Open MPI is installed into target/ where there is none'
 	@echo 'CUDA=0 with any of them builds without CUDA kernels; otherwise nvcc is installed into target/ where there is none'
 
 toolchain:
@@ -73,7 +78,7 @@ define install_package
 	ln -sf libscaleRT.so.$(VERSION) '$(1)/lib/libscaleRT.so.$(MAJOR)'
 	ln -sf libscaleRT.so.$(MAJOR) '$(1)/lib/libscaleRT.so'
 	install -m 644 $(RELEASE)/libscaleRT.a '$(1)/lib/libscaleRT.a'
-	install -m 644 include/scaleRT.h include/scaleRT.hpp '$(1)/include/'
+	install -m 644 include/scaleRT.h include/scaleRT.hpp include/scaleRT_mpi.h '$(1)/include/'
 	sed 's/@VERSION@/$(VERSION)/' packaging/scaleRT.pc.in >'$(1)/lib/pkgconfig/scaleRT.pc'
 	install -m 644 packaging/scaleRTConfig.cmake '$(1)/lib/cmake/scaleRT/'
 	sed 's/@VERSION@/$(VERSION)/; s/@MAJOR_MINOR@/$(MAJOR_MINOR)/' packaging/scaleRTConfigVersion.cmake.in \
@@ -122,7 +127,7 @@ gpu-bundle: examples $(C_TESTS)
 
 # ---- tests ---------------------------------------------------------------------------------------------------------
 
-test: lint test-rust test-c test-package test-training test-sanitize
+test: lint test-rust test-c test-mpi test-package test-training test-sanitize
 	@echo 'every test passed'
 
 lint: toolchain
@@ -152,6 +157,11 @@ target/ctests/%: tests/cpp/%.cpp FORCE | stage
 test-c: $(C_TESTS) $(EXAMPLES) emulator
 	@set -e; for t in $(C_TESTS) target/examples/hello target/examples/dlpack; do echo "== $$t"; $$t; done
 	@set -e; for t in $(EMULATED_TESTS); do echo "== $$t, emulated"; LD_LIBRARY_PATH=target/emulator $$t; done
+
+# With an MPI of the machine or one installed into target/mpi; MPI=0 leaves it out.
+test-mpi: stage
+	@packaging/mpi-toolchain.sh
+	@tests/mpi.sh
 
 test-package: $(EXAMPLES)
 	tests/package.sh

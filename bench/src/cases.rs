@@ -2,6 +2,7 @@
 
 mod calls;
 mod layers;
+mod ranks;
 
 use crate::buffer::Buffer;
 use crate::ceiling::{Ceiling, Traffic};
@@ -112,6 +113,7 @@ pub(crate) fn all(sizes: &Sizes) -> Cases {
     attentions(&mut cases, sizes);
     if sizes.calls {
         calls::add_all(&mut cases);
+        ranks::add_all(&mut cases);
     }
     cases
 }
@@ -139,7 +141,7 @@ pub(crate) struct Sizes {
     attention: &'static [(Heads, DType)],
     /// Whose kernels, where there is a choice.
     implementation: &'static [Implementation],
-    /// Whether calls that compute nothing are timed; they say nothing about a device.
+    /// Whether calls that compute nothing and ranks on the CPU are timed; they say nothing about a device.
     calls: bool,
 }
 

@@ -636,7 +636,8 @@ static void all(const struct function *function) {
         }
         null_pointer(function, i);
         /* Bytes, and what is the host's own business, have no alignment. */
-        if (kind != KIND_HANDLE && !contains("name path user owner native complete to from tag what deterministic", a.slots[i].name)) {
+        if (kind != KIND_HANDLE &&
+            !contains("name path user owner native complete to from tag what deterministic", a.slots[i].name)) {
             misaligned_pointer(function, i);
         }
     }
