@@ -22,6 +22,7 @@ use scalert_runtime::ops::gemm::{Activation, Compute, Gemm, Implementation};
 use scalert_runtime::ops::layer_norm::{LayerNormBackward, LayerNormForward};
 use scalert_runtime::ops::linear_cross_entropy::LinearCrossEntropy;
 use scalert_runtime::ops::lion::Lion;
+use scalert_runtime::ops::optimizer::{Master, Moment};
 use scalert_runtime::ops::rms_norm::{RmsNormBackward, RmsNormForward};
 use scalert_runtime::ops::sgd::Sgd;
 use scalert_runtime::ops::step_control::{Control, Restart, StepControl};
@@ -29,7 +30,7 @@ use scalert_runtime::ops::swiglu::{SwigluBackward, SwigluForward};
 use scalert_runtime::{DType, Stream};
 use std::sync::Arc;
 
-use DType::{BF16, F16, F32, I32, I64};
+use DType::{BF16, F16, F32, I16, I32, I64, U8};
 
 /// Makes a case on a stream, under a name.
 type Build = Box<dyn Fn(&Arc<Stream>, String) -> Case>;
@@ -213,14 +214,42 @@ fn optimizers(cases: &mut Cases, sizes: &Sizes) {
             weight_decay: 0.01,
             bias_correction1: 0.5,
             bias_correction2: 0.5,
-            master: master.view(),
-            moment1: moment1.view(),
-            moment2: moment2.view(),
-            weight: Some(weight.view()),
+            master: Master::F32 { master: master.view(), weight: Some(weight.view()) },
+            moment1: Moment::Plain(moment1.view()),
+            moment2: Moment::Plain(moment2.view()),
+            random: None,
             control: None,
         };
         let traffic = Traffic { update: vec![4 * n; 3], read: vec![2 * n], write: vec![2 * n] };
         memory(stream, name, traffic, vec![gradient, master, weight, moment1, moment2], vec![call(op)])
+    });
+    add(cases, format!("adamw bf16 {most}M split16 int8"), move |stream, name| {
+        let n = most * MILLION;
+        let zeros = |dtype, n| Buffer::zeros(stream, dtype, &[n]);
+        let gradient = Buffer::filled(stream, BF16, &[n], 1e-3);
+        let weight = Buffer::filled(stream, BF16, &[n], 1.0);
+        let (remainder, codes1, codes2) = (zeros(I16, n), zeros(U8, n), zeros(U8, n));
+        let (absmax1, absmax2) = (zeros(F32, n.div_ceil(256)), zeros(F32, n.div_ceil(256)));
+        let op = AdamW {
+            gradient: gradient.view(),
+            gradient_scale: 1.0,
+            learning_rate: 1e-3,
+            beta1: 0.9,
+            beta2: 0.999,
+            epsilon: 1e-8,
+            weight_decay: 0.01,
+            bias_correction1: 0.5,
+            bias_correction2: 0.5,
+            master: Master::Split16 { weight: weight.view(), remainder: remainder.view() },
+            moment1: Moment::Int8 { codes: codes1.view(), absmax: absmax1.view() },
+            moment2: Moment::Int8 { codes: codes2.view(), absmax: absmax2.view() },
+            random: None,
+            control: None,
+        };
+        // The scales are one part in 200.
+        let traffic = Traffic { update: vec![2 * n, 2 * n, n, n], read: vec![2 * n], write: vec![] };
+        let buffers = vec![gradient, weight, remainder, codes1, codes2, absmax1, absmax2];
+        memory(stream, name, traffic, buffers, vec![call(op)])
     });
     add(cases, format!("lion bf16 {less}M"), move |stream, name| {
         let n = less * MILLION;
@@ -232,9 +261,9 @@ fn optimizers(cases: &mut Cases, sizes: &Sizes) {
             beta1: 0.9,
             beta2: 0.99,
             weight_decay: 0.1,
-            master: master.view(),
-            moment: moment.view(),
-            weight: Some(weight.view()),
+            master: Master::F32 { master: master.view(), weight: Some(weight.view()) },
+            moment: Moment::Plain(moment.view()),
+            random: None,
             control: None,
         };
         let traffic = Traffic { update: vec![4 * n; 2], read: vec![2 * n], write: vec![2 * n] };
@@ -252,9 +281,9 @@ fn optimizers(cases: &mut Cases, sizes: &Sizes) {
             nesterov: false,
             weight_decay: 0.0,
             first_step: false,
-            master: master.view(),
-            momentum_buffer: Some(buffer.view()),
-            weight: Some(weight.view()),
+            master: Master::F32 { master: master.view(), weight: Some(weight.view()) },
+            momentum_buffer: Some(Moment::Plain(buffer.view())),
+            random: None,
             control: None,
         };
         let traffic = Traffic { update: vec![4 * n; 2], read: vec![2 * n], write: vec![2 * n] };

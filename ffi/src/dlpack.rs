@@ -19,6 +19,7 @@ const CUDA: i32 = 2;
 
 /// `DLDataTypeCode`.
 const INT: u8 = 0;
+const UINT: u8 = 1;
 const FLOAT: u8 = 2;
 const BFLOAT: u8 = 4;
 
@@ -77,6 +78,8 @@ fn data_type(dtype: DType) -> DataType {
         DType::F16 => (FLOAT, 16),
         DType::I32 => (INT, 32),
         DType::I64 => (INT, 64),
+        DType::I16 => (INT, 16),
+        DType::U8 => (UINT, 8),
     };
     DataType { code, bits, lanes: 1 }
 }

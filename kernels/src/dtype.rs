@@ -4,7 +4,8 @@
 
 pub use half::{bf16, f16};
 
-/// Element type of a tensor. The numbers are those of the C header.
+/// Element type of a tensor. The numbers are those of the C header, which has none for I16 and U8: hosts pass no such
+/// tensor.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 #[repr(i32)]
 pub enum DType {
@@ -18,6 +19,10 @@ pub enum DType {
     I32 = 4,
     /// 64-bit signed integer: limbs of exact sums.
     I64 = 5,
+    /// 16-bit signed integer: what a bf16 weight lacks of its master.
+    I16 = 6,
+    /// 8-bit unsigned integer: codes of a [`crate::dynamic_map::DynamicMap`].
+    U8 = 7,
 }
 
 impl DType {
@@ -32,7 +37,8 @@ impl DType {
     /// Bytes of one element.
     pub fn size(self) -> usize {
         match self {
-            DType::BF16 | DType::F16 => 2,
+            DType::U8 => 1,
+            DType::BF16 | DType::F16 | DType::I16 => 2,
             DType::F32 | DType::I32 => 4,
             DType::I64 => 8,
         }
@@ -46,6 +52,8 @@ impl DType {
             DType::F16 => "f16",
             DType::I32 => "i32",
             DType::I64 => "i64",
+            DType::I16 => "i16",
+            DType::U8 => "u8",
         }
     }
 }

@@ -6,6 +6,7 @@
 //! | module | is |
 //! |---|---|
 //! | [`dtype`] | element types, conversions and rounding |
+//! | [`dynamic_map`] | 8-bit codes of numbers, a scale for each block of 256 |
 //! | [`view`] | borrowed tensor views and the argument checks every operation shares |
 //! | [`philox`] | counter-based random numbers |
 //! | [`exact_sum`] | order-independent sums |
@@ -14,6 +15,7 @@
 
 pub mod backend;
 pub mod dtype;
+pub mod dynamic_map;
 pub mod exact_sum;
 pub mod ops;
 pub mod philox;

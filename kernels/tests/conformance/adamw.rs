@@ -5,6 +5,7 @@ use crate::optimizer::{State, assert_bits, assert_controlled, assert_trajectory,
 use scalert_kernels::dtype::DType;
 use scalert_kernels::ops::Op;
 use scalert_kernels::ops::adamw::{AdamW, bias_correction, reference};
+use scalert_kernels::ops::optimizer::{Master, Moment};
 
 const BETA1: f32 = 0.9;
 const BETA2: f32 = 0.999;
@@ -20,10 +21,10 @@ fn adamw(state: &State, t: i32) -> AdamW<'_> {
         weight_decay: 0.1,
         bias_correction1: (1.0 - f64::from(BETA1).powi(t)) as f32,
         bias_correction2: (1.0 - f64::from(BETA2).powi(t)) as f32,
-        master: state.master.view(),
-        moment1: state.moments[0].view(),
-        moment2: state.moments[1].view(),
-        weight: state.weight.as_ref().map(|w| w.view()),
+        master: state.master(),
+        moment1: Moment::Plain(state.moments[0].view()),
+        moment2: Moment::Plain(state.moments[1].view()),
+        random: None,
         control: None,
     }
 }
@@ -141,15 +142,18 @@ fn bad_arguments_are_named() {
     assert_eq!(refused(AdamW { gradient_scale: f32::NAN, ..good }), "gradient_scale");
     let (short, ids) = (Tensor::new(DType::F32, &[7]), Tensor::new(DType::I32, &[8]));
     assert_eq!(refused(AdamW { gradient: ids.view(), ..good }), "gradient");
-    assert_eq!(refused(AdamW { master: short.view(), ..good }), "master");
-    assert_eq!(refused(AdamW { moment1: ids.view(), ..good }), "moment1");
-    assert_eq!(refused(AdamW { moment2: state.weight.as_ref().unwrap().view(), ..good }), "moment2");
-    assert_eq!(refused(AdamW { weight: Some(ids.view()), ..good }), "weight");
-    assert_eq!(refused(AdamW { master: good.gradient, ..good }), "master");
+    let (plain, view) = (Moment::Plain, state.master.view());
+    let master = |master| Master::F32 { master, weight: None };
+    let weight = |weight| Master::F32 { master: view, weight: Some(weight) };
+    assert_eq!(refused(AdamW { master: master(short.view()), ..good }), "master");
+    assert_eq!(refused(AdamW { moment1: plain(ids.view()), ..good }), "moment1");
+    assert_eq!(refused(AdamW { moment2: plain(state.weight.as_ref().unwrap().view()), ..good }), "moment2");
+    assert_eq!(refused(AdamW { master: weight(ids.view()), ..good }), "weight");
+    assert_eq!(refused(AdamW { master: master(good.gradient), ..good }), "master");
     assert_eq!(refused(AdamW { moment2: good.moment1, ..good }), "moment2");
-    assert_eq!(refused(AdamW { weight: Some(good.master), ..good }), "weight");
-    assert_eq!(refused(AdamW { weight: Some(good.gradient), ..good }), "weight");
+    assert_eq!(refused(AdamW { master: weight(view), ..good }), "weight");
+    assert_eq!(refused(AdamW { master: weight(good.gradient), ..good }), "weight");
     assert!(AdamW { control: Some(control(1, 1.0, false).view()), ..good }.check().is_ok());
-    assert_eq!(refused(AdamW { control: Some(good.master), ..good }), "control");
+    assert_eq!(refused(AdamW { control: Some(view), ..good }), "control");
     assert_eq!(refused(AdamW { control: Some(Tensor::new(DType::I64, &[8]).view()), ..good }), "control");
 }

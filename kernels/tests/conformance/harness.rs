@@ -152,6 +152,8 @@ impl Tensor {
                 DType::F16 => p.cast::<f16>().read_unaligned().into(),
                 DType::I32 => p.cast::<i32>().read_unaligned().into(),
                 DType::I64 => p.cast::<i64>().read_unaligned() as f64,
+                DType::I16 => p.cast::<i16>().read_unaligned().into(),
+                DType::U8 => p.read().into(),
             }
         }
     }
@@ -167,6 +169,8 @@ impl Tensor {
                 DType::F16 => p.cast::<f16>().write_unaligned(f16::from_f64(x)),
                 DType::I32 => p.cast::<i32>().write_unaligned(x as i32),
                 DType::I64 => p.cast::<i64>().write_unaligned(x as i64),
+                DType::I16 => p.cast::<i16>().write_unaligned(x as i16),
+                DType::U8 => p.write(x as u8),
             }
         }
     }
@@ -177,6 +181,15 @@ impl Tensor {
         for (i, word) in words.iter().enumerate() {
             // SAFETY: an element of the dtype.
             unsafe { self.address(i).cast::<i64>().write_unaligned(*word) };
+        }
+    }
+
+    /// Sets the bits of all elements of a 32-bit tensor.
+    pub fn set_bits32(&mut self, bits: impl ExactSizeIterator<Item = u32>) {
+        assert_eq!((self.dtype.size(), self.numel()), (4, bits.len()));
+        for (i, bits) in bits.enumerate() {
+            // SAFETY: an element of four bytes.
+            unsafe { self.address(i).cast::<u32>().write_unaligned(bits) };
         }
     }
 

@@ -5,6 +5,7 @@ use crate::optimizer::{State, assert_bits, assert_controlled, assert_trajectory}
 use scalert_kernels::dtype::DType;
 use scalert_kernels::ops::Op;
 use scalert_kernels::ops::lion::{Lion, reference};
+use scalert_kernels::ops::optimizer::{Master, Moment, Random};
 
 const RATE: f32 = 1e-3;
 const BETA1: f32 = 0.9;
@@ -18,9 +19,9 @@ fn lion(state: &State, weight_decay: f32) -> Lion<'_> {
         beta1: BETA1,
         beta2: BETA2,
         weight_decay,
-        master: state.master.view(),
-        moment: state.moments[0].view(),
-        weight: state.weight.as_ref().map(|w| w.view()),
+        master: state.master(),
+        moment: Moment::Plain(state.moments[0].view()),
+        random: None,
         control: None,
     }
 }
@@ -85,7 +86,11 @@ fn bad_arguments_are_named() {
     assert_eq!(refused(Lion { beta1: 1.0, ..good }), "beta1");
     assert_eq!(refused(Lion { beta2: f32::NAN, ..good }), "beta2");
     assert_eq!(refused(Lion { weight_decay: -0.1, ..good }), "weight_decay");
-    assert_eq!(refused(Lion { moment: good.master, ..good }), "moment");
-    assert_eq!(refused(Lion { moment: good.gradient, ..good }), "moment");
-    assert_eq!(refused(Lion { weight: Some(good.gradient), ..good }), "weight");
+    let master = state.master.view();
+    assert_eq!(refused(Lion { moment: Moment::Plain(master), ..good }), "moment");
+    assert_eq!(
+        refused(Lion { moment: Moment::Plain(good.gradient), random: Some(Random::default()), ..good }),
+        "moment"
+    );
+    assert_eq!(refused(Lion { master: Master::F32 { master, weight: Some(good.gradient) }, ..good }), "weight");
 }

@@ -3,6 +3,7 @@
 
 use crate::harness::*;
 use scalert_kernels::dtype::{DType, bf16, bf16_bits_nearest_away};
+use scalert_kernels::ops::optimizer::Master;
 use scalert_kernels::ops::step_control::Control;
 
 /// The tensors of one optimizer call.
@@ -15,6 +16,10 @@ pub struct State {
 }
 
 impl State {
+    /// Master and weight.
+    pub fn master(&self) -> Master<'_> {
+        Master::F32 { master: self.master.view(), weight: self.weight.as_ref().map(Tensor::view) }
+    }
     /// Contiguous, of normal values; moments are not negative.
     pub fn normal(dtype: DType, n: usize, moments: usize) -> State {
         let mut rng = Rng(7);

@@ -65,6 +65,8 @@ impl Edge {
                     DType::F16 => view.element_ptr::<f16>(i).write(f16::from_f32(x)),
                     DType::I32 => view.element_ptr::<i32>(i).write(0),
                     DType::I64 => view.element_ptr::<i64>(i).write(0),
+                    DType::I16 => view.element_ptr::<i16>(i).write(0),
+                    DType::U8 => view.element_ptr::<u8>(i).write(0),
                 }
             }
         }

@@ -4,6 +4,7 @@ use crate::harness::*;
 use crate::optimizer::{State, assert_bits, assert_controlled, assert_trajectory};
 use scalert_kernels::dtype::DType;
 use scalert_kernels::ops::Op;
+use scalert_kernels::ops::optimizer::{Master, Moment};
 use scalert_kernels::ops::sgd::{Sgd, reference};
 
 const RATE: f32 = 0.02;
@@ -18,9 +19,9 @@ fn sgd(state: &State, momentum: f32, dampening: f32, nesterov: bool, weight_deca
         nesterov,
         weight_decay,
         first_step: t == 1,
-        master: state.master.view(),
-        momentum_buffer: state.moments.first().map(|m| m.view()),
-        weight: state.weight.as_ref().map(|w| w.view()),
+        master: state.master(),
+        momentum_buffer: state.moments.first().map(|m| Moment::Plain(m.view())),
+        random: None,
         control: None,
     }
 }
@@ -124,7 +125,9 @@ fn bad_arguments_are_named() {
     assert_eq!(refused(Sgd { weight_decay: -1.0, ..good }), "weight_decay");
     assert_eq!(refused(Sgd { momentum_buffer: None, ..good }), "momentum_buffer");
     assert_eq!(refused(Sgd { momentum: 0.0, nesterov: false, ..good }), "momentum_buffer");
-    assert_eq!(refused(Sgd { momentum_buffer: Some(good.master), ..good }), "momentum_buffer");
-    assert_eq!(refused(Sgd { master: state.weight.as_ref().unwrap().view(), ..good }), "master");
-    assert_eq!(refused(Sgd { weight: Some(good.gradient), ..good }), "weight");
+    let master = state.master.view();
+    assert_eq!(refused(Sgd { momentum_buffer: Some(Moment::Plain(master)), ..good }), "momentum_buffer");
+    let narrow = Master::F32 { master: state.weight.as_ref().unwrap().view(), weight: None };
+    assert_eq!(refused(Sgd { master: narrow, ..good }), "master");
+    assert_eq!(refused(Sgd { master: Master::F32 { master, weight: Some(good.gradient) }, ..good }), "weight");
 }

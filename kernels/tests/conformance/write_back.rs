@@ -3,6 +3,7 @@
 use crate::harness::*;
 use scalert_kernels::dtype::DType;
 use scalert_kernels::ops::Op;
+use scalert_kernels::ops::optimizer::Master;
 use scalert_kernels::ops::sgd::Sgd;
 use scalert_kernels::ops::write_back::{WriteBack, reference};
 
@@ -46,9 +47,9 @@ fn has_the_bits_of_the_reference_and_of_the_optimizers() {
                 nesterov: false,
                 weight_decay: 0.0,
                 first_step: true,
-                master: copy.view(),
+                master: Master::F32 { master: copy.view(), weight: Some(stepped.view()) },
                 momentum_buffer: None,
-                weight: Some(stepped.view()),
+                random: None,
                 control: None,
             };
             run_with(&step, levels()[0], 1);

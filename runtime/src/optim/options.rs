@@ -3,6 +3,7 @@
 
 use scalert_kernels::ops::adamw::{AdamW, bias_correction};
 use scalert_kernels::ops::lion::Lion;
+use scalert_kernels::ops::optimizer::{Master, Moment};
 use scalert_kernels::ops::sgd::Sgd;
 use scalert_kernels::view::View;
 
@@ -63,10 +64,10 @@ impl AdamWOptions {
             weight_decay: self.weight_decay,
             bias_correction1: bias_correction(beta1, self.step),
             bias_correction2: bias_correction(beta2, self.step),
-            master,
-            moment1,
-            moment2,
-            weight,
+            master: Master::F32 { master, weight },
+            moment1: Moment::Plain(moment1),
+            moment2: Moment::Plain(moment2),
+            random: None,
             control: None,
         }
     }
@@ -107,9 +108,9 @@ impl SgdOptions {
             nesterov: self.nesterov,
             weight_decay: self.weight_decay,
             first_step: self.step <= 1,
-            master,
-            momentum_buffer,
-            weight,
+            master: Master::F32 { master, weight },
+            momentum_buffer: momentum_buffer.map(Moment::Plain),
+            random: None,
             control: None,
         }
     }
@@ -140,9 +141,9 @@ impl LionOptions {
             beta1: or(self.beta1, 0.9),
             beta2: or(self.beta2, 0.99),
             weight_decay: self.weight_decay,
-            master,
-            moment,
-            weight,
+            master: Master::F32 { master, weight },
+            moment: Moment::Plain(moment),
+            random: None,
             control: None,
         }
     }

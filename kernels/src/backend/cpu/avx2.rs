@@ -54,9 +54,18 @@ impl Simd for Avx2 {
         fn bits(a: __m256) -> __m256i = _mm256_castps_si256(a);
         fn of_bits(a: __m256i) -> __m256 = _mm256_castsi256_ps(a);
         fn to_i(a: __m256) -> __m256i = _mm256_cvtps_epi32(a);
+        fn nearest_i(a: __m256) -> __m256i = _mm256_cvtps_epi32(a);
         fn to_f(a: __m256i) -> __m256 = _mm256_cvtepi32_ps(a);
         fn add_i(a: __m256i, b: __m256i) -> __m256i = _mm256_add_epi32(a, b);
         fn sub_i(a: __m256i, b: __m256i) -> __m256i = _mm256_sub_epi32(a, b);
+        fn max_i(a: __m256i, b: __m256i) -> __m256i = _mm256_max_epi32(a, b);
+        fn lookup16(table: &[f32; 16], index: __m256i) -> __m256 = {
+            let (low, high) = (_mm256_loadu_ps(table.as_ptr()), _mm256_loadu_ps(table.as_ptr().add(8)));
+            let (low, high) = (_mm256_permutevar8x32_ps(low, index), _mm256_permutevar8x32_ps(high, index));
+            _mm256_blendv_ps(low, high, _mm256_castsi256_ps(_mm256_slli_epi32::<28>(index)))
+        };
+        fn lookup32(table: &[f32; 32], index: __m256i) -> __m256 =
+            _mm256_i32gather_ps::<4>(table.as_ptr(), _mm256_and_si256(index, _mm256_set1_epi32(31)));
         fn mul_lo(a: __m256i, b: __m256i) -> __m256i = _mm256_mullo_epi32(a, b);
         fn mul_hi_u(a: __m256i, b: __m256i) -> __m256i = {
             let even = _mm256_mul_epu32(a, b);
@@ -171,6 +180,20 @@ impl Simd for Avx2 {
         unsafe {
             self.store_u16(lanes.as_mut_ptr(), x);
             std::ptr::copy_nonoverlapping(lanes.as_ptr(), p, n);
+        }
+    }
+
+    #[inline(always)]
+    unsafe fn load_u8(self, p: *const u8) -> __m256i {
+        // SAFETY: the caller's promise.
+        unsafe { _mm256_cvtepu8_epi32(_mm_loadl_epi64(p.cast())) }
+    }
+    #[inline(always)]
+    unsafe fn store_u8(self, p: *mut u8, x: __m256i) {
+        // SAFETY: the caller's promise.
+        unsafe {
+            let words = narrow(x);
+            _mm_storel_epi64(p.cast(), _mm_packus_epi16(words, words));
         }
     }
 

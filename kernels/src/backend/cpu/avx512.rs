@@ -80,9 +80,17 @@ impl<const DOT_BF16: bool> Simd for Avx512<DOT_BF16> {
         fn bits(a: __m512) -> __m512i = _mm512_castps_si512(a);
         fn of_bits(a: __m512i) -> __m512 = _mm512_castsi512_ps(a);
         fn to_i(a: __m512) -> __m512i = _mm512_cvtps_epi32(a);
+        fn nearest_i(a: __m512) -> __m512i = _mm512_cvtps_epi32(a);
         fn to_f(a: __m512i) -> __m512 = _mm512_cvtepi32_ps(a);
         fn add_i(a: __m512i, b: __m512i) -> __m512i = _mm512_add_epi32(a, b);
         fn sub_i(a: __m512i, b: __m512i) -> __m512i = _mm512_sub_epi32(a, b);
+        fn max_i(a: __m512i, b: __m512i) -> __m512i = _mm512_max_epi32(a, b);
+        fn lookup16(table: &[f32; 16], index: __m512i) -> __m512 =
+            _mm512_permutexvar_ps(index, _mm512_loadu_ps(table.as_ptr()));
+        fn lookup32(table: &[f32; 32], index: __m512i) -> __m512 = {
+            let (low, high) = (_mm512_loadu_ps(table.as_ptr()), _mm512_loadu_ps(table.as_ptr().add(16)));
+            _mm512_permutex2var_ps(low, index, high)
+        };
         fn mul_lo(a: __m512i, b: __m512i) -> __m512i = _mm512_mullo_epi32(a, b);
         fn mul_hi_u(a: __m512i, b: __m512i) -> __m512i = {
             let even = _mm512_mul_epu32(a, b);
@@ -196,6 +204,17 @@ impl<const DOT_BF16: bool> Simd for Avx512<DOT_BF16> {
     unsafe fn store_u16_partial(self, p: *mut u16, x: __m512i, n: usize) {
         // SAFETY: masked lanes are not written.
         unsafe { _mm256_mask_storeu_epi16(p.cast(), first(n), _mm512_cvtepi32_epi16(x)) }
+    }
+
+    #[inline(always)]
+    unsafe fn load_u8(self, p: *const u8) -> __m512i {
+        // SAFETY: the caller's promise.
+        unsafe { _mm512_cvtepu8_epi32(_mm_loadu_si128(p.cast())) }
+    }
+    #[inline(always)]
+    unsafe fn store_u8(self, p: *mut u8, x: __m512i) {
+        // SAFETY: the caller's promise.
+        unsafe { _mm_storeu_si128(p.cast(), _mm512_cvtepi32_epi8(x)) }
     }
 
     #[inline(always)]

@@ -216,6 +216,43 @@ half_element!(
     bits
 );
 
+/// A byte in the low bits of the f32's: for codes.
+#[derive(Clone, Copy)]
+#[repr(transparent)]
+pub(crate) struct Bits8(u8);
+
+impl Element for Bits8 {
+    const DTYPE: DType = DType::U8;
+    #[inline(always)]
+    fn to_f32(self) -> f32 {
+        f32::from_bits(self.0.into())
+    }
+    #[inline(always)]
+    fn from_f32(x: f32) -> Bits8 {
+        Bits8(x.to_bits() as u8)
+    }
+    #[inline(always)]
+    unsafe fn load<S: Simd>(s: S, p: *const Bits8) -> S::F {
+        // SAFETY: the caller's promise.
+        s.of_bits(unsafe { s.load_u8(p.cast()) })
+    }
+    #[inline(always)]
+    unsafe fn load_partial<S: Simd>(s: S, p: *const Bits8, n: usize) -> S::F {
+        // SAFETY: the caller's promise.
+        s.of_bits(unsafe { s.load_u8_partial(p.cast(), n) })
+    }
+    #[inline(always)]
+    unsafe fn store<S: Simd>(s: S, p: *mut Bits8, x: S::F) {
+        // SAFETY: the caller's promise.
+        unsafe { s.store_u8(p.cast(), s.bits(x)) }
+    }
+    #[inline(always)]
+    unsafe fn store_partial<S: Simd>(s: S, p: *mut Bits8, x: S::F, n: usize) {
+        // SAFETY: the caller's promise.
+        unsafe { s.store_u8_partial(p.cast(), s.bits(x), n) }
+    }
+}
+
 /// x, a NaN without low bits: as what meets results that are rounded without care for NaN must be.
 #[inline(always)]
 pub(crate) fn plain_nan(x: f32) -> f32 {

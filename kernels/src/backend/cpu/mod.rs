@@ -6,6 +6,7 @@
 
 mod avx2;
 mod avx512;
+pub(crate) mod compact;
 mod element;
 pub(crate) mod elementwise;
 mod level;
@@ -14,9 +15,10 @@ pub(crate) mod pair;
 mod portable;
 mod simd;
 pub(crate) mod span;
+pub(crate) mod stochastic;
 
 pub use element::Element;
-pub(crate) use element::{Bf16Away, Bits16, Float, plain_nan};
+pub(crate) use element::{Bf16Away, Bits8, Bits16, Float, plain_nan};
 pub use level::{Kernel, Level};
 pub use portable::Portable;
 pub use simd::{MOST_LANES, Simd};

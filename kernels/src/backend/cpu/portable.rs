@@ -47,6 +47,9 @@ impl Simd for Portable {
         fn to_f(a: [i32; N]) -> [f32; N] = |i| a[i] as f32;
         fn add_i(a: [i32; N], b: [i32; N]) -> [i32; N] = |i| a[i].wrapping_add(b[i]);
         fn sub_i(a: [i32; N], b: [i32; N]) -> [i32; N] = |i| a[i].wrapping_sub(b[i]);
+        fn max_i(a: [i32; N], b: [i32; N]) -> [i32; N] = |i| a[i].max(b[i]);
+        fn lookup16(table: &[f32; 16], index: [i32; N]) -> [f32; N] = |i| table[index[i] as usize % 16];
+        fn lookup32(table: &[f32; 32], index: [i32; N]) -> [f32; N] = |i| table[index[i] as usize % 32];
         fn mul_lo(a: [i32; N], b: [i32; N]) -> [i32; N] = |i| a[i].wrapping_mul(b[i]);
         fn mul_hi_u(a: [i32; N], b: [i32; N]) -> [i32; N] =
             |i| ((u64::from(a[i] as u32) * u64::from(b[i] as u32)) >> 32) as i32;
@@ -122,6 +125,19 @@ impl Simd for Portable {
     unsafe fn store_u16_partial(self, p: *mut u16, x: [i32; N], n: usize) {
         // SAFETY: only the first n elements are written.
         (0..n).for_each(|i| unsafe { p.add(i).write(x[i] as u16) });
+    }
+
+    #[inline(always)]
+    unsafe fn load_u8(self, p: *const u8) -> [i32; N] {
+        // SAFETY: the caller's promise.
+        let x = unsafe { p.cast::<[u8; N]>().read() };
+        from_fn(|i| i32::from(x[i]))
+    }
+    #[inline(always)]
+    unsafe fn store_u8(self, p: *mut u8, x: [i32; N]) {
+        let x: [u8; N] = from_fn(|i| x[i] as u8);
+        // SAFETY: the caller's promise.
+        unsafe { p.cast::<[u8; N]>().write(x) }
     }
 
     #[inline(always)]

@@ -122,6 +122,42 @@ pub trait Simd: Copy + Send + Sync + 'static {
             std::ptr::copy_nonoverlapping(words.as_ptr(), p, n);
         }
     }
+    /// Reads LANES bytes, zero-extended.
+    ///
+    /// # Safety
+    /// `p` is valid for reads of LANES elements.
+    unsafe fn load_u8(self, p: *const u8) -> Self::I;
+    /// Reads `n < LANES` bytes, zero-extended; the other lanes are 0.
+    ///
+    /// # Safety
+    /// `p` is valid for reads of `n` elements.
+    #[inline(always)]
+    unsafe fn load_u8_partial(self, p: *const u8, n: usize) -> Self::I {
+        let mut bytes = [0; MOST_LANES];
+        // SAFETY: the caller promised n readable elements, which are fewer than the array has.
+        unsafe {
+            std::ptr::copy_nonoverlapping(p, bytes.as_mut_ptr(), n);
+            self.load_u8(bytes.as_ptr())
+        }
+    }
+    /// Writes the low 8 bits of each lane, whose value is at least 0 and below 256.
+    ///
+    /// # Safety
+    /// `p` is valid for writes of LANES elements.
+    unsafe fn store_u8(self, p: *mut u8, x: Self::I);
+    /// Writes the first `n < LANES` of what [`Simd::store_u8`] writes.
+    ///
+    /// # Safety
+    /// `p` is valid for writes of `n` elements.
+    #[inline(always)]
+    unsafe fn store_u8_partial(self, p: *mut u8, x: Self::I, n: usize) {
+        let mut bytes = [0; MOST_LANES];
+        // SAFETY: the array holds LANES elements at every level, and the caller promised n writable ones.
+        unsafe {
+            self.store_u8(bytes.as_mut_ptr(), x);
+            std::ptr::copy_nonoverlapping(bytes.as_ptr(), p, n);
+        }
+    }
     /// Reads LANES 32-bit integers.
     ///
     /// # Safety
@@ -171,12 +207,23 @@ pub trait Simd: Copy + Send + Sync + 'static {
     fn of_bits(self, a: Self::I) -> Self::F;
     /// Conversion to i32 of values in range, integral or rounded in a way of the level's own.
     fn to_i(self, a: Self::F) -> Self::I;
+    /// Nearest integer of values in range, ties to even.
+    #[inline(always)]
+    fn nearest_i(self, a: Self::F) -> Self::I {
+        self.to_i(self.round(a))
+    }
     /// Conversion of i32 to f32, ties to even.
     fn to_f(self, a: Self::I) -> Self::F;
     /// a + b, wrapping.
     fn add_i(self, a: Self::I, b: Self::I) -> Self::I;
     /// a - b, wrapping.
     fn sub_i(self, a: Self::I, b: Self::I) -> Self::I;
+    /// The larger, signed.
+    fn max_i(self, a: Self::I, b: Self::I) -> Self::I;
+    /// The entries whose indices are the low 4 bits of each lane.
+    fn lookup16(self, table: &[f32; 16], index: Self::I) -> Self::F;
+    /// The entries whose indices are the low 5 bits of each lane.
+    fn lookup32(self, table: &[f32; 32], index: Self::I) -> Self::F;
     /// Low 32 bits of a * b.
     fn mul_lo(self, a: Self::I, b: Self::I) -> Self::I;
     /// High 32 bits of the unsigned product.

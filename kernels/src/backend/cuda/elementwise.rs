@@ -97,7 +97,7 @@ pub(crate) struct Stream {
 
 impl Stream {
     /// The stream of `key` from the word `first` on.
-    fn new(key: Key, first: u64) -> Stream {
+    pub(crate) fn new(key: Key, first: u64) -> Stream {
         let [_, step_high, step_low, tensor] = key.counter(0);
         Stream { key: key.words(), step: [step_low, step_high], tensor, padding: 0, first }
     }

@@ -1,4 +1,4 @@
-#include "../optimizer/optimizer.cuh"
+#include "../optimizer/blocks.cuh"
 
 // 1 - beta^step in f64 by squaring, then rounded: `bias_correction` of mod.rs.
 __device__ __forceinline__ float bias_correction(float beta, uint64_t step) {
@@ -38,3 +38,4 @@ struct AdamW {
 };
 
 OPTIMIZER_KERNELS(adamw, 2, AdamW)
+OPTIMIZER_BLOCKS(adamw, 2, AdamW)

@@ -36,7 +36,9 @@ mod cuda;
 pub mod reference;
 
 use super::Op;
-use super::optimizer::{Decision, Tensors, decided, expect_below_one, expect_not_negative};
+use super::optimizer::{
+    Decision, Master, Moment, Name, Random, Tensors, at_step, decided, expect_below_one, expect_not_negative,
+};
 use crate::backend::cpu::Cpu;
 use crate::backend::cuda::{CudaError, Gpu};
 use crate::view::{Invalid, View};
@@ -62,14 +64,14 @@ pub struct AdamW<'a> {
     pub bias_correction1: f32,
     /// 1 - beta2^t, in (0, 1\].
     pub bias_correction2: f32,
-    /// Master weights.
-    pub master: View<'a>,
+    /// Master weights and weights.
+    pub master: Master<'a>,
     /// Mean of the gradient.
-    pub moment1: View<'a>,
+    pub moment1: Moment<'a>,
     /// Mean of the squared gradient.
-    pub moment2: View<'a>,
-    /// Copy of the master weights that the model reads.
-    pub weight: Option<View<'a>>,
+    pub moment2: Moment<'a>,
+    /// What rounds stochastically: needed for weights without a master and for bf16 moments.
+    pub random: Option<Random>,
     /// What the step decided, a [`Control`](super::step_control::Control).
     pub control: Option<View<'a>>,
 }
@@ -119,6 +121,7 @@ impl<'a> AdamW<'a> {
                 gradient_scale,
                 bias_correction1: bias_correction(self.beta1, step),
                 bias_correction2: bias_correction(self.beta2, step),
+                random: at_step(self.random, step),
                 ..*self
             }),
         }
@@ -144,8 +147,11 @@ impl<'a> AdamW<'a> {
             gradient: self.gradient,
             gradient_scale: self.gradient_scale,
             master: self.master,
-            moments: [("moment1", self.moment1), ("moment2", self.moment2)],
-            weight: self.weight,
+            moments: [
+                (Name { moment: "moment1", absmax: "moment1_absmax" }, self.moment1),
+                (Name { moment: "moment2", absmax: "moment2_absmax" }, self.moment2),
+            ],
+            random: self.random,
             control: self.control,
         }
     }
@@ -154,7 +160,9 @@ impl<'a> AdamW<'a> {
 impl Op for AdamW<'_> {
     const NAME: &'static str = "adamw";
 
-    views!(gradient, master, moment1, moment2; weight, control);
+    fn views(&self, visit: &mut dyn FnMut(&'static str, &View<'_>)) {
+        self.tensors().visit(&mut |name, view| visit(name, &view));
+    }
 
     fn check(&self) -> Result<(), Invalid> {
         expect_not_negative("learning_rate", self.learning_rate)?;

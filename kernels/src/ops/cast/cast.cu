@@ -1,4 +1,5 @@
 #include "elementwise.cuh"
+#include "stochastic.cuh"
 
 struct Parameters {
     Tensors<2> tensors;
@@ -13,31 +14,15 @@ struct Same {
     __device__ void operator()(const float *x, float *y) const { y[0] = x[0]; }
 };
 
-// Integer addition below the kept mantissa, then truncation.
 struct StochasticBf16 : DrawsWords {
     __device__ void operator()(const float *x, float *y, uint32_t word) const {
-        uint32_t bits = __float_as_uint(x[0]);
-        bool nan = (bits & 0x7fffffffu) > 0x7f800000u;
-        y[0] = __uint_as_float(nan ? bits >> 16 | 0x40 : (bits + (word >> 16)) >> 16);
+        y[0] = __uint_as_float(stochastic_bf16(x[0], word));
     }
 };
 
 struct StochasticF16 : DrawsWords {
     __device__ void operator()(const float *x, float *y, uint32_t word) const {
-        constexpr uint32_t DROPPED = (1u << 13) - 1, NORMAL = (127u - 14) << 23;
-        uint32_t bits = __float_as_uint(x[0]), magnitude = bits & 0x7fffffffu, rounded;
-        if (magnitude < NORMAL) {
-            // Below 2^-14 all units are 2^-24, and counts of them are exact.
-            float count = __uint_as_float(magnitude) * 16777216.0f;
-            float down = floorf(count);
-            bool up = (float)(int)(word >> 8) * (1.0f / 16777216.0f) < count - down;
-            rounded = __float_as_uint((up ? down + 1.0f : down) * (1.0f / 16777216.0f));
-        } else {
-            rounded = magnitude > 0x7f800000u ? magnitude : (magnitude + (word >> 19)) & ~DROPPED;
-        }
-        // What is left of the conversion is exact, or 65536 and more.
-        float value = __uint_as_float(rounded | (bits & 0x80000000u));
-        y[0] = __uint_as_float(__half_as_ushort(from_f32<f16>(value)));
+        y[0] = __uint_as_float(stochastic_f16(x[0], word));
     }
 };
 

@@ -1,4 +1,4 @@
-#include "../optimizer/optimizer.cuh"
+#include "../optimizer/blocks.cuh"
 
 // `Constants` of mod.rs.
 struct Lion {
@@ -16,3 +16,4 @@ struct Lion {
 };
 
 OPTIMIZER_KERNELS(lion, 1, Lion)
+OPTIMIZER_BLOCKS(lion, 1, Lion)

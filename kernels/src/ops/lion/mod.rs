@@ -31,7 +31,9 @@ mod cuda;
 pub mod reference;
 
 use super::Op;
-use super::optimizer::{Decision, Tensors, decided, expect_below_one, expect_not_negative};
+use super::optimizer::{
+    Decision, Master, Moment, Name, Random, Tensors, at_step, decided, expect_below_one, expect_not_negative,
+};
 use crate::backend::cpu::Cpu;
 use crate::backend::cuda::{CudaError, Gpu};
 use crate::view::{Invalid, View};
@@ -51,12 +53,12 @@ pub struct Lion<'a> {
     pub beta2: f32,
     /// Decoupled weight decay, at least 0.
     pub weight_decay: f32,
-    /// Master weights.
-    pub master: View<'a>,
+    /// Master weights and weights.
+    pub master: Master<'a>,
     /// Mean of the gradient.
-    pub moment: View<'a>,
-    /// Copy of the master weights that the model reads.
-    pub weight: Option<View<'a>>,
+    pub moment: Moment<'a>,
+    /// What rounds stochastically: needed for weights without a master and for bf16 moments.
+    pub random: Option<Random>,
     /// What the step decided, a [`Control`](super::step_control::Control).
     pub control: Option<View<'a>>,
 }
@@ -97,7 +99,9 @@ impl<'a> Lion<'a> {
         match self.control.as_ref().map(decided) {
             None => Some(*self),
             Some(Decision::Skip) => None,
-            Some(Decision::Take { gradient_scale, .. }) => Some(Lion { gradient_scale, ..*self }),
+            Some(Decision::Take { gradient_scale, step }) => {
+                Some(Lion { gradient_scale, random: at_step(self.random, step), ..*self })
+            }
         }
     }
 
@@ -106,8 +110,8 @@ impl<'a> Lion<'a> {
             gradient: self.gradient,
             gradient_scale: self.gradient_scale,
             master: self.master,
-            moments: [("moment", self.moment)],
-            weight: self.weight,
+            moments: [(Name { moment: "moment", absmax: "moment_absmax" }, self.moment)],
+            random: self.random,
             control: self.control,
         }
     }
@@ -116,7 +120,9 @@ impl<'a> Lion<'a> {
 impl Op for Lion<'_> {
     const NAME: &'static str = "lion";
 
-    views!(gradient, master, moment; weight, control);
+    fn views(&self, visit: &mut dyn FnMut(&'static str, &View<'_>)) {
+        self.tensors().visit(&mut |name, view| visit(name, &view));
+    }
 
     fn check(&self) -> Result<(), Invalid> {
         expect_not_negative("learning_rate", self.learning_rate)?;

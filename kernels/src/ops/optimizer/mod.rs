@@ -1,6 +1,11 @@
-//! What the optimizers share: the checks of their arguments, and one streaming pass over them.
+//! What the optimizers share: the formats of their state, the checks of their arguments, and one streaming pass over them.
 
+mod blocks;
 pub(super) mod cuda;
+mod formats;
+
+pub(super) use formats::Name;
+pub use formats::{Master, Moment, Random};
 
 use crate::backend::cpu::elementwise::{Elements, Map, elementwise};
 use crate::backend::cpu::{Bf16Away, Cpu, Element, Simd};
@@ -29,9 +34,9 @@ pub(super) fn expect_below_one(argument: &'static str, value: f32) -> Result<(),
 pub(super) struct Tensors<'a, const N: usize> {
     pub(super) gradient: View<'a>,
     pub(super) gradient_scale: f32,
-    pub(super) master: View<'a>,
-    pub(super) moments: [(&'static str, View<'a>); N],
-    pub(super) weight: Option<View<'a>>,
+    pub(super) master: Master<'a>,
+    pub(super) moments: [(Name, Moment<'a>); N],
+    pub(super) random: Option<Random>,
     pub(super) control: Option<View<'a>>,
 }
 
@@ -50,7 +55,27 @@ pub(super) enum Decision {
     Take { gradient_scale: f32, step: u64 },
 }
 
-impl<const N: usize> Tensors<'_, N> {
+/// The random words of this step.
+pub(super) fn at_step(random: Option<Random>, step: u64) -> Option<Random> {
+    random.map(|random| Random { step, ..random })
+}
+
+impl<'a, const N: usize> Tensors<'a, N> {
+    /// Calls `visit` with each tensor and its name.
+    pub(super) fn visit(&self, visit: &mut dyn FnMut(&'static str, View<'a>)) {
+        visit("gradient", self.gradient);
+        self.visit_written(visit);
+        self.control.into_iter().for_each(|control| visit("control", control));
+    }
+
+    fn visit_written(&self, visit: &mut dyn FnMut(&'static str, View<'a>)) {
+        self.master.visit(visit);
+        for (name, moment) in &self.moments {
+            visit(name.moment, moment.elements());
+            moment.absmax().into_iter().for_each(|absmax| visit(name.absmax, absmax));
+        }
+    }
+
     /// Requires dtypes, one shape, contiguous rows, and no two tensors in the same memory.
     pub(super) fn check(&self) -> Result<(), Invalid> {
         self.gradient.expect_dtype("gradient", &DType::FLOATS)?;
@@ -58,15 +83,22 @@ impl<const N: usize> Tensors<'_, N> {
         if !self.gradient_scale.is_finite() {
             return Err(Invalid::new("gradient_scale", format!("{} must be finite", self.gradient_scale)));
         }
-        let state =
-            std::iter::once(("master", &self.master)).chain(self.moments.iter().map(|(name, view)| (*name, view)));
-        let written: Vec<(&'static str, &View<'_>)> =
-            state.chain(self.weight.iter().map(|view| ("weight", view))).collect();
+        formats::check(self.gradient.numel(), &self.master, &self.moments, self.random.as_ref())?;
+        let plain = formats::is_plain(&self.master, &self.moments);
+        if !plain {
+            self.gradient.expect_contiguous("gradient")?;
+        }
+        let mut written = Vec::new();
+        self.visit_written(&mut |name, view| written.push((name, view)));
         for (i, (name, view)) in written.iter().enumerate() {
-            let floats: &[DType] = if *name == "weight" { &DType::FLOATS } else { &[DType::F32] };
-            view.expect_dtype(name, floats)?;
-            view.expect_shape(name, self.gradient.shape(), "the shape of gradient")?;
+            let is_absmax = self.moments.iter().any(|(moment, _)| moment.absmax == *name);
+            if !is_absmax {
+                view.expect_shape(name, self.gradient.shape(), "the shape of gradient")?;
+            }
             view.expect_writable_rows(name)?;
+            if !plain {
+                view.expect_contiguous(name)?;
+            }
             view.expect_apart(name, &self.gradient, "gradient")?;
             for (other, apart) in &written[..i] {
                 view.expect_apart(name, apart, other)?;
@@ -78,6 +110,16 @@ impl<const N: usize> Tensors<'_, N> {
             written.iter().try_for_each(|(name, view)| control.expect_apart("control", view, name))?;
         }
         Ok(())
+    }
+
+    /// The tensors where the master and all moments are f32: master, moments, and the weight, if there is one.
+    pub(super) fn plain(&self) -> Option<(View<'a>, [View<'a>; N], Option<View<'a>>)> {
+        match self.master.resolved() {
+            Master::F32 { master, weight } if formats::is_plain(&self.master, &self.moments) => {
+                Some((master, self.moments.each_ref().map(|(_, moment)| moment.elements()), weight))
+            }
+            _ => None,
+        }
     }
 }
 
@@ -123,7 +165,10 @@ macro_rules! step {
 
         $(#[$doc])*
         pub(super) fn $name(cpu: &Cpu<'_>, tensors: &Tensors<'_, $n>, rule: impl Rule<$n>) {
-            let Tensors { gradient, gradient_scale, master, moments: [$((_, $moment),)*], weight, .. } = *tensors;
+            let Some((master, [$($moment,)*], weight)) = tensors.plain() else {
+                return blocks::run(cpu, tensors, &rule);
+            };
+            let Tensors { gradient, gradient_scale, .. } = *tensors;
             let step = Step { rule, gradient_scale };
             let inputs = &[gradient, master, $($moment),*];
             with_float!(gradient.dtype(), G => match weight {

@@ -12,7 +12,7 @@ pub(super) fn run(op: &Sgd<'_>, cpu: &Cpu<'_>) {
             let one_minus_dampening = op.one_minus_dampening();
             let (momentum, nesterov, first_step) = (op.momentum, op.nesterov, op.first_step);
             let rule = Momentum { plain, momentum, one_minus_dampening, nesterov, first_step };
-            step1(cpu, &op.tensors([("momentum_buffer", buffer)]), rule);
+            step1(cpu, &op.tensors([buffer]), rule);
         }
     }
 }

@@ -1,6 +1,6 @@
 use super::Sgd;
 use crate::backend::cuda::{CudaError, Gpu};
-use crate::ops::optimizer::cuda::launch;
+use crate::ops::optimizer::cuda::{by_moment, launch, launch_blocks};
 use crate::{by_dtype, by_dtypes};
 
 /// `Sgd` of sgd.cu.
@@ -25,16 +25,16 @@ struct Momentum {
 
 pub(super) fn run(op: &Sgd<'_>, gpu: &Gpu<'_>) -> Result<(), CudaError> {
     let plain = Plain { weight_decay: op.weight_decay, rate: -op.learning_rate, padding: 0 };
-    let Sgd { gradient, master, .. } = *op;
-    let from = gradient.dtype();
+    let (gradient, from) = (op.gradient, op.gradient.dtype());
     let Some(buffer) = op.momentum_buffer else {
         let tensors = op.tensors([]);
-        return match op.weight {
-            None => launch(gpu, "sgd", by_dtype!("sgd", from), [gradient, master], &tensors, plain),
-            Some(weight) => {
+        return match tensors.plain() {
+            Some((master, [], None)) => launch(gpu, "sgd", by_dtype!("sgd", from), [gradient, master], &tensors, plain),
+            Some((master, [], Some(weight))) => {
                 let kernel = by_dtypes!("sgd", from, weight.dtype());
                 launch(gpu, "sgd", kernel, [gradient, master, weight], &tensors, plain)
             }
+            None => launch_blocks(gpu, "sgd", "sgd_blocks_f32", &tensors, plain),
         };
     };
     let rule = Momentum {
@@ -44,15 +44,16 @@ pub(super) fn run(op: &Sgd<'_>, gpu: &Gpu<'_>) -> Result<(), CudaError> {
         nesterov: op.nesterov.into(),
         first_step: op.first_step.into(),
     };
-    let tensors = op.tensors([("momentum_buffer", buffer)]);
-    match op.weight {
-        None => {
+    let tensors = op.tensors([buffer]);
+    match tensors.plain() {
+        Some((master, [buffer], None)) => {
             let kernel = by_dtype!("sgd_momentum", from);
             launch(gpu, "sgd", kernel, [gradient, master, buffer], &tensors, rule)
         }
-        Some(weight) => {
+        Some((master, [buffer], Some(weight))) => {
             let kernel = by_dtypes!("sgd_momentum", from, weight.dtype());
             launch(gpu, "sgd", kernel, [gradient, master, buffer, weight], &tensors, rule)
         }
+        None => launch_blocks(gpu, "sgd", by_moment!("sgd_momentum_blocks", tensors), &tensors, rule),
     }
 }

@@ -33,10 +33,15 @@ mod cuda;
 pub mod reference;
 
 use super::Op;
-use super::optimizer::{Decision, Tensors, decided, expect_below_one, expect_not_negative};
+use super::optimizer::{
+    Decision, Master, Moment, Name, Random, Tensors, at_step, decided, expect_below_one, expect_not_negative,
+};
 use crate::backend::cpu::Cpu;
 use crate::backend::cuda::{CudaError, Gpu};
 use crate::view::{Invalid, View};
+
+/// The names of the momentum buffer.
+const BUFFER: Name = Name { moment: "momentum_buffer", absmax: "momentum_buffer_absmax" };
 
 /// One update; the module says what it computes.
 #[derive(Clone, Copy, Debug)]
@@ -57,12 +62,12 @@ pub struct Sgd<'a> {
     pub weight_decay: f32,
     /// Whether the buffer has no value yet.
     pub first_step: bool,
-    /// Master weights.
-    pub master: View<'a>,
+    /// Master weights and weights.
+    pub master: Master<'a>,
     /// The momentum buffer.
-    pub momentum_buffer: Option<View<'a>>,
-    /// Copy of the master weights that the model reads.
-    pub weight: Option<View<'a>>,
+    pub momentum_buffer: Option<Moment<'a>>,
+    /// What rounds stochastically: needed for weights without a master and for a bf16 buffer.
+    pub random: Option<Random>,
     /// What the step decided, a [`Control`](super::step_control::Control).
     pub control: Option<View<'a>>,
 }
@@ -74,7 +79,7 @@ impl<'a> Sgd<'a> {
             None => Some(*self),
             Some(Decision::Skip) => None,
             Some(Decision::Take { gradient_scale, step }) => {
-                Some(Sgd { gradient_scale, first_step: step <= 1, ..*self })
+                Some(Sgd { gradient_scale, first_step: step <= 1, random: at_step(self.random, step), ..*self })
             }
         }
     }
@@ -84,13 +89,13 @@ impl<'a> Sgd<'a> {
         (1.0 - f64::from(self.dampening)) as f32
     }
 
-    fn tensors<const N: usize>(&self, moments: [(&'static str, View<'a>); N]) -> Tensors<'a, N> {
+    fn tensors<const N: usize>(&self, moments: [Moment<'a>; N]) -> Tensors<'a, N> {
         Tensors {
             gradient: self.gradient,
             gradient_scale: self.gradient_scale,
             master: self.master,
-            moments,
-            weight: self.weight,
+            moments: moments.map(|moment| (BUFFER, moment)),
+            random: self.random,
             control: self.control,
         }
     }
@@ -99,7 +104,12 @@ impl<'a> Sgd<'a> {
 impl Op for Sgd<'_> {
     const NAME: &'static str = "sgd";
 
-    views!(gradient, master; momentum_buffer, weight, control);
+    fn views(&self, visit: &mut dyn FnMut(&'static str, &View<'_>)) {
+        match self.momentum_buffer {
+            None => self.tensors([]).visit(&mut |name, view| visit(name, &view)),
+            Some(buffer) => self.tensors([buffer]).visit(&mut |name, view| visit(name, &view)),
+        }
+    }
 
     fn check(&self) -> Result<(), Invalid> {
         expect_not_negative("learning_rate", self.learning_rate)?;
@@ -113,7 +123,7 @@ impl Op for Sgd<'_> {
             None if self.momentum != 0.0 => Err(Invalid::new("momentum_buffer", "must not be NULL with momentum")),
             Some(_) if self.momentum == 0.0 => Err(Invalid::new("momentum_buffer", "must be NULL without momentum")),
             None => self.tensors([]).check(),
-            Some(buffer) => self.tensors([("momentum_buffer", buffer)]).check(),
+            Some(buffer) => self.tensors([buffer]).check(),
         }
     }
 

@@ -1,4 +1,4 @@
-#include "../optimizer/optimizer.cuh"
+#include "../optimizer/blocks.cuh"
 
 // Without momentum; `rate` is -learning_rate.
 struct Sgd {
@@ -34,3 +34,5 @@ struct Momentum {
 
 OPTIMIZER_KERNELS(sgd, 0, Sgd)
 OPTIMIZER_KERNELS(sgd_momentum, 1, Momentum)
+OPTIMIZER_BLOCKS_OF(sgd, 0, Sgd, f32, Float32)
+OPTIMIZER_BLOCKS(sgd_momentum, 1, Momentum)
