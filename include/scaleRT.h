@@ -954,6 +954,22 @@ typedef int32_t scalert_optimizer_t;
 #define SCALERT_OPTIMIZER_SGD 1
 #define SCALERT_OPTIMIZER_LION 2
 
+/* Where the f32 master weights of a group are, in bytes per parameter beside the weight. */
+typedef int32_t scalert_master_format_t;
+#define SCALERT_MASTER_F32 0 /* 4: in f32. F32 weights are their own master weights: 0 */
+#define SCALERT_MASTER_SPLIT16                                                                                         \
+    1 /* 2: BF16 weights and a 16-bit remainder are the master weights, which train with the very bits of F32 */
+#define SCALERT_MASTER_NONE                                                                                            \
+    2 /* 0: weights are updated in f32 and rounded stochastically to their dtype, by Philox4x32-10 of the group's seed, the       \
+         step and the element: the bits do not depend on ranks or threads */
+
+/* How a group's optimizer keeps each moment, in bytes per parameter. */
+typedef int32_t scalert_moment_format_t;
+#define SCALERT_MOMENTS_F32 0  /* 4 */
+#define SCALERT_MOMENTS_BF16 1 /* 2: rounded stochastically, as MASTER_NONE */
+#define SCALERT_MOMENTS_INT8                                                                                           \
+    2 /* 1 + 1/64: codes of the dynamic map, with one f32 scale for each 256 (Dettmers et al. 2022) */
+
 /* Hyper-parameters and formats that a group of parameters shares. */
 typedef struct scalert_group_desc {
     size_t struct_size;
@@ -965,9 +981,14 @@ typedef struct scalert_group_desc {
     float weight_decay;
     float momentum;   /* SGD; 0 = none */
     uint8_t nesterov; /* SGD */
+    uint64_t seed;    /* of what is rounded stochastically */
+    scalert_master_format_t master; /* SPLIT16 is of BF16 weights */
+    scalert_moment_format_t moments;
+    uint8_t frozen; /* the weights never change: no master weights, moments and gradients; MASTER reads and writes the weights */
 } scalert_group_desc_t;
 #define SCALERT_GROUP_DESC_INIT                                                                                        \
-    {sizeof(scalert_group_desc_t), SCALERT_OPTIMIZER_ADAMW, 0, 0.0f, 0.0f, 0.0f, 0.0f, 0.0f, 0.0f, 0}
+    {sizeof(scalert_group_desc_t), SCALERT_OPTIMIZER_ADAMW, 0, 0.0f, 0.0f, 0.0f, 0.0f, 0.0f, 0.0f, 0, 0,                  \
+     SCALERT_MASTER_F32, SCALERT_MOMENTS_F32, 0}
 
 /* [thread-safe] [sync] */
 scalert_status_t scalert_state_create(scalert_runtime_t *runtime, const scalert_state_desc_t *desc,
@@ -1005,7 +1026,7 @@ scalert_status_t scalert_state_parameter_info(const scalert_state_t *state, uint
 
 /* The parts of a parameter's state. */
 typedef int32_t scalert_part_t;
-#define SCALERT_PART_MASTER 0   /* f32 weights; writing it also rounds them into the weight */
+#define SCALERT_PART_MASTER 0   /* f32 weights; writing it also rounds them into the weight. Without any, the weights */
 #define SCALERT_PART_MOMENT1 1  /* AdamW m, Lion m, SGD momentum buffer */
 #define SCALERT_PART_MOMENT2 2  /* AdamW v */
 #define SCALERT_PART_GRADIENT 3 /* accumulated so far in this step; read only */
@@ -1018,7 +1039,8 @@ scalert_status_t scalert_state_read(scalert_state_t *state, scalert_stream_t *st
                                     scalert_part_t part, const scalert_tensor_t *destination);
 /* Copies a part in from a float tensor of the parameter's shape: initial weights, or a checkpoint. Outside of a step,
  * while the parameter is not acquired. Of several ranks each gives the same values; where they divide the state, source is
- * contiguous. [collective] [externally-synchronised] [async] */
+ * contiguous. What SPLIT16 and INT8 keep is made from F32, contiguous; reading it out, destination is contiguous as well.
+ * [collective] [externally-synchronised] [async] */
 scalert_status_t scalert_state_write(scalert_state_t *state, scalert_stream_t *stream, uint32_t parameter,
                                      scalert_part_t part, const scalert_tensor_t *source);
 /* The number of steps taken, which bias corrections and momentum depend on; setting it belongs to restoring a

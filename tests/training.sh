@@ -73,6 +73,19 @@ for ranks in 2 3; do
     run "ranks-$ranks-llama" --steps 10 --micro-batch 4 --ranks $ranks --arch llama
     same "ranks-$ranks-llama" "ranks-$ranks-overlap"
 done
+# Formats of optimizer state: split master weights are the same bits, the others train as well, on any number of ranks.
+run split16 --steps 200 --format split16
+run whole --steps 200
+same split16 whole
+for format in split16,int8 none,bf16 none,int8; do
+    run "format-$format" --steps 200 --format $format
+    near "format-$format" whole
+    run "format-$format-1" --steps 20 --micro-batch 4 --format $format --accumulation 2
+    run "format-$format-2" --steps 20 --micro-batch 4 --format $format --ranks 2 --stage 2
+    run "format-$format-3" --steps 20 --micro-batch 4 --format $format --ranks 2 --stage 3
+    same "format-$format-2" "format-$format-3"
+done
+
 run ranks-none --steps 10 --micro-batch 4 --accumulation 2
 near ranks-2-stage-3 ranks-none
 run ranks-overflow --dtype f16 --force-overflow 5 --steps 10 --ranks 2 --stage 2

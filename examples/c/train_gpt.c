@@ -61,8 +61,10 @@ static struct {
     int64_t dtype, arch, vocabulary, layers, width, heads, kv_heads, context, micro_batch, accumulation, steps,
         schedule, warmup, optimizer, seed, threads, device_memory, force_overflow, eval_every, sample, quiet, ranks, stage,
         overlap;
+    scalert_master_format_t master;
+    scalert_moment_format_t moments;
     double lr, weight_decay, clip, dropout, loss_scale;
-    const char *device, *trace;
+    const char *device, *trace, *format;
 } opt;
 
 /* Names of choices, and what they are to the library. */
@@ -88,7 +90,7 @@ static const struct option {
     const char *const *choices;
     const char *help;
 } options[] = {
-    {"dtype", "bf16", CHOICE, &opt.dtype, 0, 0, dtypes, "of weights and activations; master weights are f32"},
+    {"dtype", "bf16", CHOICE, &opt.dtype, 0, 0, dtypes, "of weights and activations"},
     {"arch", "gpt2", CHOICE, &opt.arch, 0, 0, archs, "layer norm, GELU, positions; or RMS norm, SwiGLU, rotary"},
     {"vocabulary", "256", COUNT, &opt.vocabulary, 2, 1 << 24, NULL, "rows of the token table; below 256: bytes that occur"},
     {"layers", "4", COUNT, &opt.layers, 1, 1000, NULL, "transformer blocks"},
@@ -114,6 +116,7 @@ static const struct option {
     {"device", "auto", TEXT, &opt.device, 0, 0, NULL, "auto, cpu or cuda:N"},
     {"device-memory", "0", BYTES, &opt.device_memory, 0, 9e15, NULL, "budget, suffix K, M or G; 0 = no limit"},
     {"threads", "0", COUNT, &opt.threads, 0, 1024, NULL, "of the CPU; 0 = all"},
+    {"format", "f32,f32", TEXT, &opt.format, 0, 0, NULL, "of master weights, f32, split16 or none, and moments, f32, bf16 or int8"},
     {"ranks", "1", COUNT, &opt.ranks, 1, 64, NULL, "threads that train together, each with micro-batches of its own"},
     {"stage", "0", CHOICE, &opt.stage, 0, 0, stages, "of ZeRO: ranks divide optimizer state, gradients, weights"},
     {"overlap", NULL, FLAG, &opt.overlap, 0, 0, NULL, "what goes between ranks goes while they compute"},
@@ -160,6 +163,22 @@ static void set_option(const struct option *o, const char *text) {
         *(int64_t *)o->value = (int64_t)number;
 }
 
+/* --format MASTER[,MOMENTS] */
+static void parse_format(void) {
+    static const char *const masters[] = {"f32", "split16", "none", NULL}, *const moments[] = {"f32", "bf16", "int8", NULL};
+    const size_t length = strcspn(opt.format, ",");
+    const char *second = opt.format[length] ? opt.format + length + 1 : "f32";
+    opt.master = opt.moments = -1;
+    for (int i = 0; i < 3; i++) {
+        if (strlen(masters[i]) == length && strncmp(opt.format, masters[i], length) == 0)
+            opt.master = i; /* SCALERT_MASTER_F32, _SPLIT16, _NONE */
+        if (strcmp(second, moments[i]) == 0)
+            opt.moments = i; /* SCALERT_MOMENTS_F32, _BF16, _INT8 */
+    }
+    if (opt.master < 0 || opt.moments < 0)
+        usage_error("--format is '%s', must be f32, split16 or none, and after a comma f32, bf16 or int8", opt.format);
+}
+
 static const struct option *find_option(const char *word, size_t length) {
     for (const struct option *o = options; o < options + OPTIONS; o++)
         if (strncmp(word, "--", 2) == 0 && length == strlen(o->name) + 2 && !strncmp(word + 2, o->name, length - 2))
@@ -193,6 +212,7 @@ static int parse_options(int argc, char **argv) {
         else
             usage_error("%s needs a value", word);
     }
+    parse_format();
     opt.kv_heads = opt.kv_heads ? opt.kv_heads : opt.heads;
     opt.lr = opt.lr > 0 ? opt.lr : default_rates[opt.optimizer];
     opt.warmup = opt.warmup < 0 ? opt.steps / 20 : opt.warmup < opt.steps ? opt.warmup : opt.steps;
@@ -336,6 +356,9 @@ static void add_parameters(model_t *m) {
 
     group.optimizer = optimizer_codes[opt.optimizer];
     group.weight_dtype = m->dtype;
+    group.master = opt.master;
+    group.moments = opt.moments;
+    group.seed = (uint64_t)opt.seed;
     group.momentum = group.optimizer == SCALERT_OPTIMIZER_SGD ? 0.9f : 0.0f;
     group.beta2 = group.optimizer == SCALERT_OPTIMIZER_ADAMW ? 0.95f : 0.0f;
     group.weight_decay = (float)opt.weight_decay;

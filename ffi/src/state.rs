@@ -9,8 +9,8 @@ use crate::tensor::{Tensor, TensorView, shape_arguments};
 use scalert_runtime::comm::Comm;
 use scalert_runtime::optim::Optimizer;
 use scalert_runtime::{
-    DType, Error, Event, GradientReduction, GroupDesc, MAX_DIMS, Part, Runtime, Scaler, Stage, State, StateDesc,
-    StepDesc, StepResult, Stream,
+    DType, Error, Event, GradientReduction, GroupDesc, MAX_DIMS, MasterFormat, MomentFormat, Part, Runtime, Scaler,
+    Stage, State, StateDesc, StepDesc, StepResult, Stream,
 };
 use std::ffi::c_char;
 
@@ -22,6 +22,22 @@ c_enum! {
         SCALERT_OPTIMIZER_ADAMW = 0 => Optimizer::AdamW,
         SCALERT_OPTIMIZER_SGD = 1 => Optimizer::Sgd,
         SCALERT_OPTIMIZER_LION = 2 => Optimizer::Lion,
+    }
+}
+
+c_enum! {
+    MasterFormat as "scalert_master_format_t" {
+        SCALERT_MASTER_F32 = 0 => MasterFormat::F32,
+        SCALERT_MASTER_SPLIT16 = 1 => MasterFormat::Split16,
+        SCALERT_MASTER_NONE = 2 => MasterFormat::None,
+    }
+}
+
+c_enum! {
+    MomentFormat as "scalert_moment_format_t" {
+        SCALERT_MOMENTS_F32 = 0 => MomentFormat::F32,
+        SCALERT_MOMENTS_BF16 = 1 => MomentFormat::Bf16,
+        SCALERT_MOMENTS_INT8 = 2 => MomentFormat::Int8,
     }
 }
 
@@ -77,6 +93,10 @@ c_struct! {
         weight_decay: f32,
         momentum: f32,
         nesterov: u8,
+        seed: u64,
+        master: i32,
+        moments: i32,
+        frozen: u8,
     }
 }
 
@@ -177,7 +197,10 @@ export! {
             weight_decay: desc.weight_decay,
             momentum: desc.momentum,
             nesterov: boolean("nesterov", desc.nesterov)?,
-            frozen: false,
+            master: enumeration("master", desc.master)?,
+            moments: enumeration("moments", desc.moments)?,
+            seed: desc.seed,
+            frozen: boolean("frozen", desc.frozen)?,
         })?);
         Ok(())
     }

@@ -47,7 +47,10 @@ pub use memory::{Allocator, Arena, MemoryReport, Tier, TierReport};
 pub use precision::{Scaler, ScalerDesc, ScalerReport};
 pub use runtime::{Runtime, RuntimeDesc};
 pub use shard::Stage;
-pub use state::{GradientReduction, GroupDesc, ParameterInfo, Part, State, StateDesc, StepDesc, StepResult};
+pub use state::{
+    GradientReduction, GroupDesc, MasterFormat, MomentFormat, ParameterInfo, Part, State, StateDesc, StepDesc,
+    StepResult,
+};
 pub use stream::Stream;
 pub use trace::{Trace, TraceDesc, TraceInfo};
 

@@ -7,8 +7,8 @@ use harness::{Rng, Tensor, bits, elements};
 use scalert_runtime::comm::{Comm, CommDesc};
 use scalert_runtime::optim::Optimizer;
 use scalert_runtime::{
-    DType, Error, GradientReduction, GroupDesc, Part, Runtime, RuntimeDesc, Scaler, ScalerDesc, Stage, State,
-    StateDesc, Status, StepDesc, StepResult, Stream,
+    DType, Error, GradientReduction, GroupDesc, MasterFormat, MomentFormat, Part, Runtime, RuntimeDesc, Scaler,
+    ScalerDesc, Stage, State, StateDesc, Status, StepDesc, StepResult, Stream,
 };
 use std::ffi::CString;
 use std::sync::Barrier;
@@ -59,6 +59,8 @@ struct Run {
     overlap: bool,
     gather_bytes: u64,
     reduction_dtype: Option<DType>,
+    master: MasterFormat,
+    moments: MomentFormat,
 }
 
 impl Run {
@@ -71,6 +73,8 @@ impl Run {
             overlap: false,
             gather_bytes: 0,
             reduction_dtype: None,
+            master: MasterFormat::F32,
+            moments: MomentFormat::F32,
         }
     }
 
@@ -104,9 +108,16 @@ fn frozen(p: usize) -> bool {
 }
 
 fn sealed(runtime: &Runtime, desc: &StateDesc<'_>) -> State {
+    sealed_with(runtime, desc, MasterFormat::F32, MomentFormat::F32)
+}
+
+fn sealed_with(runtime: &Runtime, desc: &StateDesc<'_>, master: MasterFormat, moments: MomentFormat) -> State {
     let state = State::new(runtime, desc).unwrap();
     for group in small_state::groups() {
-        state.add_group(&group).unwrap();
+        // Only bf16 weights can be halves of master weights.
+        let split = master == MasterFormat::Split16 && group.weight_dtype.is_some();
+        let master = if split { MasterFormat::F32 } else { master };
+        state.add_group(&GroupDesc { master, moments, seed: 5, ..group }).unwrap();
     }
     state.add_group(&GroupDesc { frozen: true, ..GroupDesc::default() }).unwrap();
     for (p, (group, shape)) in all_parameters().iter().enumerate() {
@@ -179,7 +190,7 @@ fn use_weights(state: &State, stream: &Stream, step: usize) {
 
 /// Fifty steps of a run; the bits at the end, and of every norm.
 fn train(rank: &Rank, run: Run, micros: usize) -> (Vec<Vec<u64>>, Vec<u64>) {
-    let state = sealed(&rank.runtime, &run.desc(&rank.comm));
+    let state = sealed_with(&rank.runtime, &run.desc(&rank.comm), run.master, run.moments);
     initialise(&state, &rank.stream);
     let mut norms = Vec::new();
     for step in 0..50 {
@@ -218,6 +229,32 @@ fn stages_and_buckets_have_the_same_bits_after_fifty_steps() {
                 let run = Run { stage, bucket_bytes: 4000, overlap: true, gather_bytes: 20_000, ..base };
                 let got = ranks(world, |rank| train(&rank, run, 2));
                 assert!(got.iter().all(|outcome| *outcome == expected[0]), "world {world} {run:?}");
+            }
+        }
+    }
+}
+
+#[test]
+fn formats_have_the_same_bits_at_every_stage() {
+    for (master, moments) in [
+        (MasterFormat::F32, MomentFormat::Int8),
+        (MasterFormat::Split16, MomentFormat::F32),
+        (MasterFormat::Split16, MomentFormat::Int8),
+        (MasterFormat::None, MomentFormat::Bf16),
+        (MasterFormat::None, MomentFormat::Int8),
+    ] {
+        let base = Run { master, moments, ..Run::new(Stage::Replicated) };
+        let expected = ranks(1, |rank| train(&rank, base, 1));
+        let plain = ranks(1, |rank| train(&rank, Run { master: MasterFormat::F32, ..base }, 1));
+        assert_eq!(plain[0] == expected[0], master != MasterFormat::None, "SPLIT16 has the bits of F32");
+        for world in [2, 3] {
+            let expected = ranks(world, |rank| train(&rank, base, 1));
+            for stage in STAGES {
+                let got = ranks(world, |rank| train(&rank, Run { stage, ..base }, 1));
+                assert!(
+                    got.iter().all(|outcome| *outcome == expected[0]),
+                    "world {world} {master:?} {moments:?} {stage:?}"
+                );
             }
         }
     }
@@ -337,6 +374,11 @@ fn each_stage_costs_what_the_formula_says() {
             GroupDesc { weight_dtype: Some(DType::F32), optimizer: Optimizer::Lion, ..GroupDesc::default() };
         let bytes = held(f32_weights, Stage::Gradients, world, DType::F32, n);
         assert_eq!(bytes, [0, 4 * n, 4 * n / world, 4 * n / world]);
+        // 2 + 2 + 2.03, and the gradient.
+        let (master, moments) = (MasterFormat::Split16, MomentFormat::Int8);
+        let compact = GroupDesc { master, moments, ..GroupDesc::default() };
+        let bytes = held(compact, Stage::Parameters, world, DType::BF16, n);
+        assert_eq!(bytes, [2 * n / world, 2 * n / world, (2 * n + n / 32) / world, 2 * n / world]);
         let frozen = GroupDesc { frozen: true, ..GroupDesc::default() };
         assert_eq!(held(frozen, Stage::Gradients, world, DType::F32, n), [2 * n, 0, 0, 0]);
         assert_eq!(held(frozen, Stage::Parameters, world, DType::F32, n), [2 * n / world, 0, 0, 0]);

@@ -4,6 +4,7 @@ use super::submit;
 use crate::argument::{Live, Optional, Options, boolean};
 use crate::tensor::TensorView;
 use scalert_runtime::Stream;
+use scalert_runtime::ops::optimizer::{Master, Moment};
 use scalert_runtime::optim;
 
 c_struct! {
@@ -62,7 +63,7 @@ export! {
             gradient_scale: options.gradient_scale,
             step: options.step,
         };
-        submit(stream, &options.op(gradient, master, moment1, moment2, weight))
+        submit(stream, &options.op(gradient, Master::F32 { master, weight }, Moment::Plain(moment1), Moment::Plain(moment2), None))
     }
 
     /// Stochastic gradient descent with momentum.
@@ -82,7 +83,7 @@ export! {
             step: options.step,
             nesterov: boolean("nesterov", options.nesterov)?,
         };
-        submit(stream, &options.op(gradient, master, momentum_buffer, weight))
+        submit(stream, &options.op(gradient, Master::F32 { master, weight }, momentum_buffer.map(Moment::Plain), None))
     }
 
     /// Lion.
@@ -101,6 +102,6 @@ export! {
             weight_decay: options.weight_decay,
             gradient_scale: options.gradient_scale,
         };
-        submit(stream, &options.op(gradient, master, moment, weight))
+        submit(stream, &options.op(gradient, Master::F32 { master, weight }, Moment::Plain(moment), None))
     }
 }

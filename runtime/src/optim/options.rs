@@ -3,7 +3,7 @@
 
 use scalert_kernels::ops::adamw::{AdamW, bias_correction};
 use scalert_kernels::ops::lion::Lion;
-use scalert_kernels::ops::optimizer::{Master, Moment};
+use scalert_kernels::ops::optimizer::{Master, Moment, Random};
 use scalert_kernels::ops::sgd::Sgd;
 use scalert_kernels::view::View;
 
@@ -48,10 +48,10 @@ impl AdamWOptions {
     pub fn op<'a>(
         &self,
         gradient: View<'a>,
-        master: View<'a>,
-        moment1: View<'a>,
-        moment2: View<'a>,
-        weight: Option<View<'a>>,
+        master: Master<'a>,
+        moment1: Moment<'a>,
+        moment2: Moment<'a>,
+        random: Option<Random>,
     ) -> AdamW<'a> {
         let (beta1, beta2) = (or(self.beta1, 0.9), or(self.beta2, 0.999));
         AdamW {
@@ -64,10 +64,10 @@ impl AdamWOptions {
             weight_decay: self.weight_decay,
             bias_correction1: bias_correction(beta1, self.step),
             bias_correction2: bias_correction(beta2, self.step),
-            master: Master::F32 { master, weight },
-            moment1: Moment::Plain(moment1),
-            moment2: Moment::Plain(moment2),
-            random: None,
+            master,
+            moment1,
+            moment2,
+            random,
             control: None,
         }
     }
@@ -95,9 +95,9 @@ impl SgdOptions {
     pub fn op<'a>(
         &self,
         gradient: View<'a>,
-        master: View<'a>,
-        momentum_buffer: Option<View<'a>>,
-        weight: Option<View<'a>>,
+        master: Master<'a>,
+        momentum_buffer: Option<Moment<'a>>,
+        random: Option<Random>,
     ) -> Sgd<'a> {
         Sgd {
             gradient,
@@ -108,9 +108,9 @@ impl SgdOptions {
             nesterov: self.nesterov,
             weight_decay: self.weight_decay,
             first_step: self.step <= 1,
-            master: Master::F32 { master, weight },
-            momentum_buffer: momentum_buffer.map(Moment::Plain),
-            random: None,
+            master,
+            momentum_buffer,
+            random,
             control: None,
         }
     }
@@ -133,7 +133,13 @@ pub struct LionOptions {
 
 impl LionOptions {
     /// The update of these tensors.
-    pub fn op<'a>(&self, gradient: View<'a>, master: View<'a>, moment: View<'a>, weight: Option<View<'a>>) -> Lion<'a> {
+    pub fn op<'a>(
+        &self,
+        gradient: View<'a>,
+        master: Master<'a>,
+        moment: Moment<'a>,
+        random: Option<Random>,
+    ) -> Lion<'a> {
         Lion {
             gradient,
             gradient_scale: or(self.gradient_scale, 1.0),
@@ -141,9 +147,9 @@ impl LionOptions {
             beta1: or(self.beta1, 0.9),
             beta2: or(self.beta2, 0.99),
             weight_decay: self.weight_decay,
-            master: Master::F32 { master, weight },
-            moment: Moment::Plain(moment),
-            random: None,
+            master,
+            moment,
+            random,
             control: None,
         }
     }

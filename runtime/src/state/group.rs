@@ -6,15 +6,47 @@ use crate::error::{Error, Result};
 use crate::memory::{Block, Charge, Purpose};
 use crate::optim::{AdamWOptions, LionOptions, Optimizer, SgdOptions};
 use crate::shard::Stage;
-use crate::shard::layout::{Division, Layout};
+use crate::shard::layout::{BLOCK, Division, Layout};
 use crate::stream::Queue;
 use scalert_kernels::dtype::DType;
+use scalert_kernels::dynamic_map::Sign;
 use scalert_kernels::ops::Op;
 use scalert_kernels::ops::adamw::AdamW;
+use scalert_kernels::ops::blockwise::{Dequantize, Quantize};
+use scalert_kernels::ops::cast::{Cast, Rounding};
 use scalert_kernels::ops::lion::Lion;
+use scalert_kernels::ops::optimizer::{Master, Moment, Random};
 use scalert_kernels::ops::sgd::Sgd;
+use scalert_kernels::ops::split16::{Join, Split};
+use scalert_kernels::ops::write_back::WriteBack;
 use scalert_kernels::view::{Invalid, View};
 use std::ops::Range;
+
+/// Where the f32 master weights of a group are. The numbers are those of the C header.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+#[repr(i32)]
+pub enum MasterFormat {
+    /// In f32; f32 weights are their own.
+    #[default]
+    F32 = 0,
+    /// In the bf16 weight and a 16-bit remainder: the same bits in half the memory.
+    Split16 = 1,
+    /// Nowhere: weights are updated in f32 and rounded stochastically.
+    None = 2,
+}
+
+/// How moments are kept. The numbers are those of the C header.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+#[repr(i32)]
+pub enum MomentFormat {
+    /// In f32.
+    #[default]
+    F32 = 0,
+    /// In bf16, rounded stochastically.
+    Bf16 = 1,
+    /// In 8-bit codes with a scale for each 256 of them (Dettmers 2022).
+    Int8 = 2,
+}
 
 /// Hyper-parameters and formats that a group of parameters shares. 0 is always the default.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
@@ -37,6 +69,12 @@ pub struct GroupDesc {
     pub momentum: f32,
     /// SGD.
     pub nesterov: bool,
+    /// Where master weights are.
+    pub master: MasterFormat,
+    /// How moments are kept.
+    pub moments: MomentFormat,
+    /// Of what is rounded stochastically.
+    pub seed: u64,
     /// Whether the weights never change: no master weights, moments and gradients are kept.
     pub frozen: bool,
 }
@@ -56,14 +94,29 @@ impl GroupDesc {
             return Err(Error::invalid("learning_rate_scale", format!("{scale} must be finite and at least 0")));
         }
         // SAFETY: a tensor without elements reaches no memory.
-        let empty = unsafe { View::new("empty", std::ptr::null_mut(), DType::F32, &[0], &[1]) }?;
-        let buffers = Buffers { gradient: empty, master: empty, moments: [Some(empty); 2], weight: None };
+        let empty = |dtype| unsafe { View::new("empty", std::ptr::null_mut(), dtype, &[0], &[1]) };
+        let (f32s, weight) = (empty(DType::F32)?, empty(self.weight_dtype())?);
+        if self.master == MasterFormat::Split16 && self.weight_dtype() != DType::BF16 {
+            return Err(Error::invalid("weight_dtype", format!("{} must be bf16 with SPLIT16", self.weight_dtype())));
+        }
+        let master = match self.master {
+            MasterFormat::F32 => Master::F32 { master: f32s, weight: None },
+            MasterFormat::Split16 => Master::Split16 { weight, remainder: empty(DType::I16)? },
+            MasterFormat::None => Master::Absent { weight },
+        };
+        let moment = match self.moments {
+            MomentFormat::F32 => Moment::Plain(f32s),
+            MomentFormat::Bf16 => Moment::Plain(empty(DType::BF16)?),
+            MomentFormat::Int8 => Moment::Int8 { codes: empty(DType::U8)?, absmax: f32s },
+        };
+        let random = Some(Random::default());
+        let buffers = Buffers { gradient: f32s, master, moments: [Some(moment); 2], random };
         self.update(&buffers, &Rates { learning_rate: 0.0, control: None }).check()?;
         Ok(())
     }
 
     /// Moments that the optimizer keeps.
-    pub(super) fn moments(&self) -> usize {
+    fn moments(&self) -> usize {
         match self.optimizer {
             _ if self.frozen => 0,
             Optimizer::AdamW => 2,
@@ -79,22 +132,22 @@ impl GroupDesc {
         // The defaults: the control block has the step's.
         let (gradient_scale, step, control) = (0.0, 0, rates.control);
         let GroupDesc { beta1, beta2, epsilon, weight_decay, momentum, nesterov, .. } = *self;
-        let Buffers { gradient, master, moments, weight } = *buffers;
+        let Buffers { gradient, master, moments, random } = *buffers;
         let moment = |i: usize| moments[i].expect("the group has the moments of its optimizer");
         match self.optimizer {
             Optimizer::AdamW => {
                 let options = AdamWOptions { learning_rate, beta1, beta2, epsilon, weight_decay, gradient_scale, step };
-                let op = options.op(gradient, master, moment(0), moment(1), weight);
-                Update::AdamW(AdamW { control, ..op })
+                let op = options.op(gradient, master, moment(0), moment(1), random);
+                Update::AdamW(Box::new(AdamW { control, ..op }))
             }
             Optimizer::Sgd => {
                 let options = SgdOptions { learning_rate, momentum, weight_decay, gradient_scale, step, nesterov };
-                let op = options.op(gradient, master, moments[0].filter(|_| momentum != 0.0), weight);
+                let op = options.op(gradient, master, moments[0].filter(|_| momentum != 0.0), random);
                 Update::Sgd(Sgd { control, ..op })
             }
             Optimizer::Lion => {
                 let options = LionOptions { learning_rate, beta1, beta2, weight_decay, gradient_scale };
-                let op = options.op(gradient, master, moment(0), weight);
+                let op = options.op(gradient, master, moment(0), random);
                 Update::Lion(Lion { control, ..op })
             }
         }
@@ -112,14 +165,14 @@ pub(super) struct Rates<'a> {
 /// The flat buffers of a group.
 struct Buffers<'a> {
     gradient: View<'a>,
-    master: View<'a>,
-    moments: [Option<View<'a>>; 2],
-    weight: Option<View<'a>>,
+    master: Master<'a>,
+    moments: [Option<Moment<'a>>; 2],
+    random: Option<Random>,
 }
 
 /// One optimizer's operation.
 pub(super) enum Update<'a> {
-    AdamW(AdamW<'a>),
+    AdamW(Box<AdamW<'a>>),
     Sgd(Sgd<'a>),
     Lion(Lion<'a>),
 }
@@ -135,7 +188,7 @@ impl Update<'_> {
 
     pub(super) fn prepare(&self, queue: &mut Queue<'_>) -> Result<()> {
         match self {
-            Update::AdamW(op) => queue.prepare(op),
+            Update::AdamW(op) => queue.prepare(&**op),
             Update::Sgd(op) => queue.prepare(op),
             Update::Lion(op) => queue.prepare(op),
         }
@@ -143,7 +196,7 @@ impl Update<'_> {
 
     pub(super) fn run(&self, queue: &mut Queue<'_>) -> Result<()> {
         match self {
-            Update::AdamW(op) => queue.run(op),
+            Update::AdamW(op) => queue.run(&**op),
             Update::Sgd(op) => queue.run(op),
             Update::Lion(op) => queue.run(op),
         }
@@ -217,6 +270,7 @@ impl Shards {
 
 /// A group of parameters.
 pub(super) struct Group {
+    number: u32,
     pub(super) desc: GroupDesc,
     pub(super) layout: Layout,
     sharding: Sharding,
@@ -227,17 +281,21 @@ pub(super) struct Group {
 /// The memory of a group.
 struct Storage {
     shards: Shards,
-    /// None for frozen groups, whose weights are all there is.
+    /// f32 master weights, where there are any.
     master: Option<Flat>,
+    /// What bf16 weights lack of their master weights, where that is the format.
+    remainder: Option<Flat>,
     moments: Vec<Flat>,
+    /// A scale for each block of 256 elements of each 8-bit moment: what they cover is counted in blocks.
+    scales: Vec<Flat>,
     gradient: Option<Flat>,
     /// None for f32 weights with master weights, which are then what the model reads.
     weight: Option<Flat>,
 }
 
 impl Group {
-    pub(super) fn new(desc: GroupDesc, sharding: Sharding, gradient_dtype: DType) -> Group {
-        Group { desc, layout: Layout::default(), sharding, gradient_dtype, storage: None }
+    pub(super) fn new(number: u32, desc: GroupDesc, sharding: Sharding, gradient_dtype: DType) -> Group {
+        Group { number, desc, layout: Layout::default(), sharding, gradient_dtype, storage: None }
     }
 
     /// Which rank keeps what, as the layout is now.
@@ -254,40 +312,65 @@ impl Group {
         &self.storage().shards
     }
 
-    /// What is kept in which memory, in the order that [`Group::seal`] takes the blocks: purpose, dtype and range.
-    fn kept(&self, shards: &Shards) -> Vec<(Purpose, DType, Range<usize>)> {
-        let weight = self.desc.weight_dtype();
+    /// What is kept in which memory, in the order that [`Group::seal`] takes the blocks.
+    fn kept(&self, shards: &Shards) -> Vec<(Kept, DType, Range<usize>)> {
+        let (weight, updated) = (self.desc.weight_dtype(), shards.updated());
         if self.desc.frozen {
-            return vec![(Purpose::Weights, weight, shards.weights())];
+            return vec![(Kept::Weight, weight, shards.weights())];
         }
-        let has_copy = weight != DType::F32;
-        // Where the model reads the master weights, they are where weights are.
-        let master = if has_copy { shards.updated() } else { shards.weights() };
-        let mut kept =
-            vec![(Purpose::Master, DType::F32, master), (Purpose::Gradients, self.gradient_dtype, shards.gradients())];
-        kept.extend((0..self.desc.moments()).map(|_| (Purpose::Moments, DType::F32, shards.updated())));
-        kept.extend(has_copy.then(|| (Purpose::Weights, weight, shards.weights())));
+        let mut kept = vec![(Kept::Gradient, self.gradient_dtype, shards.gradients())];
+        match self.desc.master {
+            // The model reads the master weights: they are where weights are.
+            MasterFormat::F32 if weight == DType::F32 => kept.push((Kept::Master, DType::F32, shards.weights())),
+            MasterFormat::F32 => {
+                kept.extend([(Kept::Master, DType::F32, updated.clone()), (Kept::Weight, weight, shards.weights())]);
+            }
+            MasterFormat::Split16 => {
+                kept.extend([(Kept::Remainder, DType::I16, updated.clone()), (Kept::Weight, weight, shards.weights())]);
+            }
+            MasterFormat::None => kept.push((Kept::Weight, weight, shards.weights())),
+        }
+        for _ in 0..self.desc.moments() {
+            match self.desc.moments {
+                MomentFormat::F32 => kept.push((Kept::Moment, DType::F32, updated.clone())),
+                MomentFormat::Bf16 => kept.push((Kept::Moment, DType::BF16, updated.clone())),
+                MomentFormat::Int8 => kept
+                    .extend([(Kept::Moment, DType::U8, updated.clone()), (Kept::Scale, DType::F32, blocks(&updated))]),
+            }
+        }
         kept
     }
 
     /// What the group takes, one charge for each block.
     pub(super) fn charges(&self) -> Vec<Charge> {
-        let kept = self.kept(&self.shards_now()).into_iter();
-        kept.map(|(purpose, dtype, range)| Charge { purpose, bytes: range.len() as u64 * dtype.size() as u64 })
-            .collect()
+        let charge = |(kept, dtype, range): (Kept, DType, Range<usize>)| {
+            let purpose = match kept {
+                Kept::Weight => Purpose::Weights,
+                Kept::Master | Kept::Remainder => Purpose::Master,
+                Kept::Moment | Kept::Scale => Purpose::Moments,
+                Kept::Gradient => Purpose::Gradients,
+            };
+            Charge { purpose, bytes: range.len() as u64 * dtype.size() as u64 }
+        };
+        self.kept(&self.shards_now()).into_iter().map(charge).collect()
     }
 
     /// Takes the blocks that [`Group::charges`] asked for.
     pub(super) fn seal(&mut self, blocks: &mut impl Iterator<Item = Block>) {
         let shards = self.shards_now();
-        let mut storage = Storage { master: None, moments: Vec::new(), gradient: None, weight: None, shards };
-        for (purpose, dtype, covers) in self.kept(&storage.shards) {
+        let kept = self.kept(&shards);
+        let (master, remainder, gradient, weight) = (None, None, None, None);
+        let mut storage =
+            Storage { shards, master, remainder, moments: Vec::new(), scales: Vec::new(), gradient, weight };
+        for (kept, dtype, covers) in kept {
             let flat = Flat { block: blocks.next().expect("one block for each charge"), dtype, covers };
-            match purpose {
-                Purpose::Master => storage.master = Some(flat),
-                Purpose::Gradients => storage.gradient = Some(flat),
-                Purpose::Moments => storage.moments.push(flat),
-                _ => storage.weight = Some(flat),
+            match kept {
+                Kept::Weight => storage.weight = Some(flat),
+                Kept::Master => storage.master = Some(flat),
+                Kept::Remainder => storage.remainder = Some(flat),
+                Kept::Moment => storage.moments.push(flat),
+                Kept::Scale => storage.scales.push(flat),
+                Kept::Gradient => storage.gradient = Some(flat),
             }
         }
         self.storage = Some(storage);
@@ -307,22 +390,44 @@ impl Group {
         let storage = self.storage();
         let range = storage.shards.updated();
         let view = |flat: &Flat| flat.view(range.clone());
+        let weight = storage.weight.as_ref().map(view);
+        let master = match (&storage.master, &storage.remainder, weight) {
+            (Some(master), ..) => Master::F32 { master: view(master), weight },
+            (None, Some(remainder), Some(weight)) => Master::Split16 { weight, remainder: view(remainder) },
+            (None, _, weight) => Master::Absent { weight: weight.expect("every group has weights") },
+        };
+        let moment = |i: usize| {
+            let elements = view(storage.moments.get(i)?);
+            Some(match storage.scales.get(i) {
+                Some(scales) => Moment::Int8 { codes: elements, absmax: scales.view(blocks(&range)) },
+                None => Moment::Plain(elements),
+            })
+        };
+        // The step is that of the control block.
+        let random = Random { seed: self.desc.seed, step: 0, tensor: self.number, first_index: range.start as u64 };
         let buffers = Buffers {
             gradient: self.gradients(range.clone()),
-            master: view(storage.master.as_ref().expect("a frozen group is not updated")),
-            moments: [0, 1].map(|i| storage.moments.get(i).map(view)),
-            weight: storage.weight.as_ref().map(view),
+            master,
+            moments: [moment(0), moment(1)],
+            random: Some(random),
         };
         self.desc.update(&buffers, rates)
+    }
+
+    fn moment_index(part: Part) -> Option<usize> {
+        match part {
+            Part::Moment1 => Some(0),
+            Part::Moment2 => Some(1),
+            Part::Master | Part::Gradient => None,
+        }
     }
 
     fn flat(&self, part: Part) -> Option<&Flat> {
         let storage = self.storage();
         match part {
-            // Of a frozen group the weights.
+            // Of a group without master weights the weights, which a remainder may add to.
             Part::Master => storage.master.as_ref().or(storage.weight.as_ref()),
-            Part::Moment1 => storage.moments.first(),
-            Part::Moment2 => storage.moments.get(1),
+            Part::Moment1 | Part::Moment2 => storage.moments.get(Self::moment_index(part)?),
             Part::Gradient => storage.gradient.as_ref(),
         }
     }
@@ -338,14 +443,41 @@ impl Group {
         self.flat(part).is_some()
     }
 
-    /// A part of a parameter, in its shape; None when the group does not keep it, or this rank not all of it.
-    pub(super) fn part<'a>(&self, parameter: &Parameter, part: Part) -> Option<View<'a>> {
-        self.flat(part)?.parameter(parameter)
+    /// Whether a part is kept as the floats that it is, and not in pieces of them.
+    pub(super) fn is_plain(&self, part: Part) -> bool {
+        let storage = self.storage();
+        match part {
+            Part::Master => storage.remainder.is_none(),
+            Part::Moment1 | Part::Moment2 => storage.scales.is_empty(),
+            Part::Gradient => true,
+        }
     }
 
-    /// Elements of a part that this rank keeps.
-    pub(super) fn span<'a>(&self, part: Part, range: Range<usize>) -> View<'a> {
-        self.flat(part).expect("the caller knows that it is kept").view(range)
+    /// A part of a parameter as floats, in its shape; None when it is not [`Group::is_plain`], or not whole on this rank.
+    pub(super) fn part<'a>(&self, parameter: &Parameter, part: Part) -> Option<View<'a>> {
+        self.flat(part).filter(|_| self.is_plain(part))?.parameter(parameter)
+    }
+
+    /// How elements of a part that this rank keeps become floats, and floats them.
+    pub(super) fn span<'a>(&self, part: Part, range: Range<usize>) -> Span<'a> {
+        let storage = self.storage();
+        let elements = self.flat(part).expect("the caller knows that it is kept").view(range.clone());
+        if let (Part::Master, Some(remainder)) = (part, &storage.remainder) {
+            return Span::Split { weight: elements, remainder: remainder.view(range) };
+        }
+        match Self::moment_index(part).and_then(|i| Some((i, storage.scales.get(i)?))) {
+            Some((i, scales)) => Span::Codes {
+                codes: elements,
+                absmax: scales.view(blocks(&range)),
+                // The second moments are of squares.
+                sign: if i == 0 { Sign::Signed } else { Sign::Unsigned },
+            },
+            None => {
+                let copy =
+                    (part == Part::Master && storage.master.is_some()).then_some(storage.weight.as_ref()).flatten();
+                Span::Floats { elements, copy: copy.map(|weight| weight.view(range)) }
+            }
+        }
     }
 
     /// The weight of a parameter, as the model reads it; None when this rank does not keep all of it.
@@ -353,13 +485,64 @@ impl Group {
         self.weights().parameter(parameter)
     }
 
+    /// The weight of a parameter where it is a rounded copy of master weights in f32.
+    pub(super) fn weight_copy<'a>(&self, parameter: &Parameter) -> Option<View<'a>> {
+        self.storage().master.as_ref()?;
+        self.storage().weight.as_ref()?.parameter(parameter)
+    }
+
     /// Elements of the weights that this rank keeps.
     pub(super) fn weight_span<'a>(&self, range: Range<usize>) -> View<'a> {
         self.weights().view(range)
     }
+}
 
-    /// Whether weights are kept beside the master weights, which are rounded into them.
-    pub(super) fn has_weight_copy(&self) -> bool {
-        self.storage().weight.is_some() && self.storage().master.is_some()
+/// The blocks of 256 elements that a range touches; it begins with one.
+fn blocks(range: &Range<usize>) -> Range<usize> {
+    debug_assert!(range.start.is_multiple_of(BLOCK));
+    range.start / BLOCK..range.end.div_ceil(BLOCK)
+}
+
+/// What is kept of a group, each in a memory of its own.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Kept {
+    Weight,
+    Master,
+    Remainder,
+    Moment,
+    Scale,
+    Gradient,
+}
+
+/// Elements in the format that they are kept in.
+pub(super) enum Span<'a> {
+    /// Floats, and the weights that they are rounded into.
+    Floats { elements: View<'a>, copy: Option<View<'a>> },
+    /// The high and the low halves of f32.
+    Split { weight: View<'a>, remainder: View<'a> },
+    /// 8-bit codes.
+    Codes { codes: View<'a>, absmax: View<'a>, sign: Sign },
+}
+
+impl Span<'_> {
+    /// Writes them to `y`, f32.
+    pub(super) fn read(&self, queue: &mut Queue<'_>, y: View<'_>) -> Result<()> {
+        match *self {
+            Span::Floats { elements, .. } => queue.submit(&Cast { x: elements, rounding: Rounding::NearestEven, y }),
+            Span::Split { weight, remainder } => queue.submit(&Join { weight, remainder, y }),
+            Span::Codes { codes, absmax, sign } => queue.submit(&Dequantize { codes, absmax, sign, y }),
+        }
+    }
+
+    /// Sets them to `x`: floats, f32 where the format is not floats.
+    pub(super) fn write(&self, queue: &mut Queue<'_>, x: View<'_>) -> Result<()> {
+        match *self {
+            Span::Floats { elements, copy } => {
+                queue.submit(&Cast { x, rounding: Rounding::NearestEven, y: elements })?;
+                copy.map_or(Ok(()), |weight| queue.submit(&WriteBack { master: elements, weight }))
+            }
+            Span::Split { weight, remainder } => queue.submit(&Split { x, weight, remainder }),
+            Span::Codes { codes, absmax, sign } => queue.submit(&Quantize { x, sign, codes, absmax }),
+        }
     }
 }

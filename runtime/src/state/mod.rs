@@ -24,7 +24,7 @@ mod reduction;
 mod residency;
 mod step;
 
-pub use group::GroupDesc;
+pub use group::{GroupDesc, MasterFormat, MomentFormat};
 pub use parameter::{ParameterInfo, Part};
 pub use step::{StepDesc, StepResult};
 
@@ -281,7 +281,7 @@ impl State {
         inner.machine.can_build().map_err(|r| inner.refuse(r))?;
         desc.check()?;
         let number = inner.groups.len() as u32;
-        let group = Group::new(*desc, inner.sharding, inner.gradient_dtype);
+        let group = Group::new(number, *desc, inner.sharding, inner.gradient_dtype);
         inner.groups.push(group);
         Ok(number)
     }

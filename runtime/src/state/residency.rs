@@ -33,7 +33,7 @@ impl State {
         destination.expect_shape("destination", &inner.parameters[i].info.shape, "the parameter's shape")?;
         destination.expect_writable_rows("destination")?;
         let sharded = inner.is_sharded(part);
-        if sharded {
+        if sharded || !inner.group_of(i).is_plain(part) {
             destination.expect_contiguous("destination")?;
         }
         if part == Part::Gradient && inner.comm.is_some() && inner.machine.is_in_micro() {
@@ -51,14 +51,13 @@ impl State {
         }
         inner.drain(&mut queue)?;
         let (group, parameter) = (inner.group_of(i), &inner.parameters[i]);
-        let copy = |x, y| Cast { x, rounding: Rounding::NearestEven, y };
-        match inner.ranks().filter(|_| sharded) {
-            Some(ranks) => collect(ranks, &mut queue, group, parameter, destination, |queue, range, y| {
-                queue.submit(&copy(group.span(part, range), y))
+        match (inner.ranks().filter(|_| sharded), group.part(parameter, part)) {
+            (Some(ranks), _) => collect(ranks, &mut queue, group, parameter, destination, |queue, range, y| {
+                group.span(part, range).read(queue, y)
             }),
-            None => {
-                let source = group.part(parameter, part).expect("this rank has everything");
-                queue.submit(&copy(source, destination))
+            (None, Some(x)) => queue.submit(&Cast { x, rounding: Rounding::NearestEven, y: destination }),
+            (None, None) => {
+                group.span(part, parameter.range.clone()).read(&mut queue, destination.span(0..destination.numel()))
             }
         }
     }
@@ -77,20 +76,24 @@ impl State {
         source.expect_dtype("source", &DType::FLOATS)?;
         source.expect_shape("source", &inner.parameters[i].info.shape, "the parameter's shape")?;
         source.expect_rows("source")?;
-        let sharded = inner.is_sharded(Part::Master);
-        if sharded {
+        let (sharded, plain) = (inner.is_sharded(Part::Master), inner.group_of(i).is_plain(part));
+        if !plain {
+            source.expect_dtype("source", &[DType::F32])?;
+        }
+        if sharded || !plain {
             source.expect_contiguous("source")?;
         }
         let mut queue = self.begin(stream)?;
         inner.drain(&mut queue)?;
         let (group, parameter) = (inner.group_of(i), &inner.parameters[i]);
-        let round = part == Part::Master && group.has_weight_copy();
-        let copy = |x, y| Cast { x, rounding: Rounding::NearestEven, y };
         if !sharded {
-            let destination = group.part(parameter, part).expect("this rank has everything");
-            let weight = group.weight(parameter).filter(|_| round);
+            let Some(destination) = group.part(parameter, part) else {
+                let span = group.span(part, parameter.range.clone());
+                return span.write(&mut queue, source.span(0..source.numel()));
+            };
+            let weight = group.weight_copy(parameter).filter(|_| part == Part::Master);
             let round = weight.map(|weight| WriteBack { master: destination, weight });
-            let copy = copy(source, destination);
+            let copy = Cast { x: source, rounding: Rounding::NearestEven, y: destination };
             queue.prepare(&copy)?;
             round.iter().try_for_each(|op| queue.prepare(op))?;
             queue.run(&copy)?;
@@ -100,11 +103,8 @@ impl State {
         let own =
             group.shards().division.pieces(parameter.range.clone()).find(|(rank, _)| *rank == inner.sharding.rank);
         if let Some((_, range)) = own {
-            let destination = group.span(part, range.clone());
-            queue.submit(&copy(source.span(range.start - start..range.end - start), destination))?;
-            if round {
-                queue.submit(&WriteBack { master: destination, weight: group.weight_span(range) })?;
-            }
+            let x = source.span(range.start - start..range.end - start);
+            group.span(part, range).write(&mut queue, x)?;
         }
         if part == Part::Master {
             match inner.ranks().filter(|_| !inner.gathers()) {
