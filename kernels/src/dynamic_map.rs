@@ -24,7 +24,7 @@
 //!
 //! The same bits at every level and on every device.
 
-use crate::backend::cpu::{MOST_LANES, Simd};
+use crate::backend::cpu::Simd;
 
 /// Elements that have a scale of their own.
 pub const BLOCK: usize = 256;
@@ -144,40 +144,27 @@ impl DynamicMap {
         map
     }
 
-    /// The values of codes.
+    /// What decodes vectors.
     #[inline(always)]
-    pub fn decode<S: Simd>(&self, s: S, code: S::I) -> S::F {
-        let (j, sign) = if self.signed == 1 {
-            let x = s.sub(s.to_f(code), s.splat(127.0));
-            (s.fma(s.abs(x), s.splat(2.0), s.splat(1.0)), s.and(s.bits(x), s.splat_i(i32::MIN)))
-        } else {
-            (s.add(s.to_f(code), s.splat(1.0)), s.splat_i(0))
-        };
-        let bits = s.bits(j);
-        let power = s.of_bits(s.and(bits, s.splat_i(0x7f80_0000)));
-        let piece = s.shr::<23>(bits);
-        let value = s.fma(s.sub(j, power), s.lookup16(&self.step, piece), s.lookup16(&self.first, piece));
-        s.of_bits(s.or(s.bits(value), sign))
+    pub fn decoder<S: Simd>(&self, s: S) -> Decoder<S> {
+        Decoder { step: s.table16(&self.step), first: s.table16(&self.first) }
     }
 
-    /// The codes nearest to `x * inverse`.
+    /// What encodes vectors.
     #[inline(always)]
-    pub fn encode<S: Simd>(&self, s: S, x: S::F, inverse: S::F) -> S::I {
-        let r = s.mul(x, inverse);
-        // NaN, of blocks without a scale, becomes the least.
-        let least = s.splat(1.0 / (1u64 << 31) as f32);
-        let r = s.max(if self.signed == 1 { s.abs(r) } else { r }, least);
-        let binade = s.shr::<23>(s.bits(r));
-        let reached = s.le(s.lookup32(&self.threshold, binade), r);
-        let piece = s.select_i(reached, s.add_i(binade, s.splat_i(1)), binade);
-        let rank = s.fma(r, s.lookup32(&self.slope, piece), s.lookup32(&self.offset, piece));
-        let rank = s.nearest_i(s.min(rank, s.lookup32(&self.last, piece)));
-        if self.signed == 0 {
-            return rank;
+    pub fn encoder<S: Simd>(&self, s: S) -> Encoder<S> {
+        Encoder {
+            threshold: s.table32(&self.threshold),
+            slope: s.table32(&self.slope),
+            offset: s.table32(&self.offset),
+            last: s.table32(&self.last),
         }
-        let middle = s.splat_i(127);
-        let below = s.max_i(s.sub_i(middle, rank), s.splat_i(0));
-        s.select_i(s.gt_i(s.splat_i(0), s.bits(x)), below, s.add_i(middle, rank))
+    }
+
+    /// Which numbers it is for.
+    #[inline(always)]
+    pub fn sign(&self) -> Sign {
+        if self.signed == 1 { Sign::Signed } else { Sign::Unsigned }
     }
 
     /// The value of a code.
@@ -186,6 +173,61 @@ impl DynamicMap {
         let e = j.ilog2() as usize;
         let value = ((j - (1 << e)) as f32).mul_add(self.step[(e + 15) % 16], self.first[(e + 15) % 16]);
         if self.signed == 1 && code < 127 { -value } else { value }
+    }
+}
+
+/// A map at a level, which decodes.
+#[derive(Clone, Copy)]
+pub struct Decoder<S: Simd> {
+    step: S::Table16,
+    first: S::Table16,
+}
+
+impl<S: Simd> Decoder<S> {
+    /// The values of codes of a map that is `SIGNED` or not.
+    #[inline(always)]
+    pub fn decode<const SIGNED: bool>(&self, s: S, code: S::I) -> S::F {
+        let (j, sign) = if SIGNED {
+            let x = s.sub(s.to_f(code), s.splat(127.0));
+            (s.fma(s.abs(x), s.splat(2.0), s.splat(1.0)), s.and(s.bits(x), s.splat_i(i32::MIN)))
+        } else {
+            (s.add(s.to_f(code), s.splat(1.0)), s.splat_i(0))
+        };
+        let bits = s.bits(j);
+        let power = s.of_bits(s.and(bits, s.splat_i(0x7f80_0000)));
+        let piece = s.shr::<23>(bits);
+        let value = s.fma(s.sub(j, power), s.lookup16(self.step, piece), s.lookup16(self.first, piece));
+        if SIGNED { s.of_bits(s.or(s.bits(value), sign)) } else { value }
+    }
+}
+
+/// A map at a level, which encodes.
+#[derive(Clone, Copy)]
+pub struct Encoder<S: Simd> {
+    threshold: S::Table32,
+    slope: S::Table32,
+    offset: S::Table32,
+    last: S::Table32,
+}
+
+impl<S: Simd> Encoder<S> {
+    /// The codes nearest to `x * inverse` of a map that is `SIGNED` or not.
+    #[inline(always)]
+    pub fn encode<const SIGNED: bool>(&self, s: S, x: S::F, inverse: S::F) -> S::I {
+        let r = s.mul(x, inverse);
+        // NaN, of blocks without a scale, becomes the least.
+        let least = s.splat(1.0 / (1u64 << 31) as f32);
+        let r = s.max(if SIGNED { s.abs(r) } else { r }, least);
+        let binade = s.shr::<23>(s.bits(r));
+        let reached = s.le(s.lookup32(self.threshold, binade), r);
+        let piece = s.select_i(reached, s.add_i(binade, s.splat_i(1)), binade);
+        let rank = s.fma(r, s.lookup32(self.slope, piece), s.lookup32(self.offset, piece));
+        let rank = s.min(rank, s.lookup32(self.last, piece));
+        if !SIGNED {
+            return s.nearest_i(rank);
+        }
+        let rank = s.of_bits(s.or(s.bits(rank), s.and(s.bits(x), s.splat_i(i32::MIN))));
+        s.max_i(s.add_i(s.nearest_i(rank), s.splat_i(127)), s.splat_i(0))
     }
 }
 
@@ -202,17 +244,4 @@ pub fn scale_of(bits: i32) -> (f32, f32) {
     };
     // Of 0 it is infinity, and 0 times that is not a number, which encodes as 0 does; but what is not 0 would be infinite.
     (absmax, if absmax == 0.0 { 0.0 } else { 1.0 / absmax })
-}
-
-/// The largest lane of integers.
-#[inline(always)]
-pub fn largest_lane<S: Simd>(s: S, x: S::I) -> i32 {
-    let mut lanes = [0; MOST_LANES];
-    // SAFETY: the array holds LANES integers at every level.
-    unsafe { s.store_i(lanes.as_mut_ptr(), x) };
-    let mut largest = lanes[0];
-    for lane in lanes {
-        largest = largest.max(lane);
-    }
-    largest
 }

@@ -2,16 +2,21 @@
 
 use crate::harness::{Rng, levels, run_with};
 use scalert_kernels::dtype::{DType, bf16, f16};
+use scalert_kernels::dynamic_map::Sign;
 use scalert_kernels::ops::accumulate::Accumulate;
+use scalert_kernels::ops::adamw::AdamW;
 use scalert_kernels::ops::attention::{AttentionBackward, AttentionForward, Implementation};
 use scalert_kernels::ops::bias_gradient::BiasGradient;
+use scalert_kernels::ops::blockwise::{Dequantize, Quantize};
 use scalert_kernels::ops::cast::{Cast, Rounding};
 use scalert_kernels::ops::cross_entropy::CrossEntropy;
 use scalert_kernels::ops::embedding::{EmbeddingBackward, EmbeddingForward};
 use scalert_kernels::ops::gemm::{Activation, Gemm};
 use scalert_kernels::ops::layer_norm::{LayerNormBackward, LayerNormForward};
 use scalert_kernels::ops::linear_cross_entropy::LinearCrossEntropy;
+use scalert_kernels::ops::optimizer::{Master, Moment, Random};
 use scalert_kernels::ops::rotary::{Rotary, RotaryLayout};
+use scalert_kernels::ops::split16::{Join, Split};
 use scalert_kernels::philox::Key;
 use scalert_kernels::view::View;
 use std::ffi::{c_int, c_void};
@@ -231,6 +236,46 @@ fn heads() {
                     run_with(&Rotary { x, positions, base: 1e4, layout, inverse: true, y }, level, 1);
                 }
             }
+        }
+    }
+}
+
+#[test]
+fn optimizer_state_in_compact_formats() {
+    for n in [1, 3, 17, 255, 256, 261] {
+        let tensor = |dtype| Edge::new(dtype, &[n], 0);
+        let scales = || Edge::new(DType::F32, &[n.div_ceil(256)], 0);
+        let (gradient, weight, remainder) = (tensor(DType::BF16), tensor(DType::BF16), tensor(DType::I16));
+        let (codes, absmax) = ([tensor(DType::U8), tensor(DType::U8)], [scales(), scales()]);
+        let plain = [tensor(DType::BF16), tensor(DType::BF16)];
+        let int8 = |k: usize| Moment::Int8 { codes: codes[k].view(), absmax: absmax[k].view() };
+        let split = AdamW {
+            gradient: gradient.view(),
+            gradient_scale: 1.0,
+            learning_rate: 1e-3,
+            beta1: 0.9,
+            beta2: 0.999,
+            epsilon: 1e-8,
+            weight_decay: 0.1,
+            bias_correction1: 1.0,
+            bias_correction2: 1.0,
+            master: Master::Split16 { weight: weight.view(), remainder: remainder.view() },
+            moment1: int8(0),
+            moment2: int8(1),
+            random: Some(Random { seed: 1, step: 2, tensor: 3, first_index: 5 }),
+            control: None,
+        };
+        let f32s = tensor(DType::F32);
+        for level in levels() {
+            run_with(&split, level, 1);
+            let [moment1, moment2] = [Moment::Plain(plain[0].view()), Moment::Plain(plain[1].view())];
+            run_with(&AdamW { master: Master::Absent { weight: weight.view() }, moment1, moment2, ..split }, level, 1);
+            let (codes, absmax, sign) = (codes[0].view(), absmax[0].view(), Sign::Signed);
+            run_with(&Quantize { x: f32s.view(), sign, codes, absmax }, level, 1);
+            run_with(&Dequantize { codes, absmax, sign, y: f32s.view() }, level, 1);
+            let (weight, remainder) = (weight.view(), remainder.view());
+            run_with(&Split { x: f32s.view(), weight, remainder }, level, 1);
+            run_with(&Join { weight, remainder, y: f32s.view() }, level, 1);
         }
     }
 }

@@ -36,6 +36,8 @@ impl Simd for Avx2 {
     type I = __m256i;
     type M = __m256;
     type D = (__m256d, __m256d);
+    type Table16 = [__m256; 2];
+    type Table32 = [f32; 32];
 
     lanes! {
         fn splat(x: f32) -> __m256 = _mm256_set1_ps(x);
@@ -59,12 +61,14 @@ impl Simd for Avx2 {
         fn add_i(a: __m256i, b: __m256i) -> __m256i = _mm256_add_epi32(a, b);
         fn sub_i(a: __m256i, b: __m256i) -> __m256i = _mm256_sub_epi32(a, b);
         fn max_i(a: __m256i, b: __m256i) -> __m256i = _mm256_max_epi32(a, b);
-        fn lookup16(table: &[f32; 16], index: __m256i) -> __m256 = {
-            let (low, high) = (_mm256_loadu_ps(table.as_ptr()), _mm256_loadu_ps(table.as_ptr().add(8)));
-            let (low, high) = (_mm256_permutevar8x32_ps(low, index), _mm256_permutevar8x32_ps(high, index));
+        fn table16(entries: &[f32; 16]) -> [__m256; 2] =
+            [_mm256_loadu_ps(entries.as_ptr()), _mm256_loadu_ps(entries.as_ptr().add(8))];
+        fn table32(entries: &[f32; 32]) -> [f32; 32] = *entries;
+        fn lookup16(table: [__m256; 2], index: __m256i) -> __m256 = {
+            let (low, high) = (_mm256_permutevar8x32_ps(table[0], index), _mm256_permutevar8x32_ps(table[1], index));
             _mm256_blendv_ps(low, high, _mm256_castsi256_ps(_mm256_slli_epi32::<28>(index)))
         };
-        fn lookup32(table: &[f32; 32], index: __m256i) -> __m256 =
+        fn lookup32(table: [f32; 32], index: __m256i) -> __m256 =
             _mm256_i32gather_ps::<4>(table.as_ptr(), _mm256_and_si256(index, _mm256_set1_epi32(31)));
         fn mul_lo(a: __m256i, b: __m256i) -> __m256i = _mm256_mullo_epi32(a, b);
         fn mul_hi_u(a: __m256i, b: __m256i) -> __m256i = {
@@ -116,6 +120,11 @@ impl Simd for Avx2 {
             let b = _mm_add_ps(_mm256_castps256_ps128(a), _mm256_extractf128_ps::<1>(a));
             let c = _mm_add_ps(b, _mm_movehl_ps(b, b));
             _mm_cvtss_f32(_mm_add_ss(c, _mm_shuffle_ps::<1>(c, c)))
+        };
+        fn max_lane_i(a: __m256i) -> i32 = {
+            let b = _mm_max_epi32(_mm256_castsi256_si128(a), _mm256_extracti128_si256::<1>(a));
+            let c = _mm_max_epi32(b, _mm_shuffle_epi32::<0b0100_1110>(b));
+            _mm_cvtsi128_si32(_mm_max_epi32(c, _mm_shuffle_epi32::<0b1011_0001>(c)))
         };
         fn max_lane(a: __m256) -> f32 = {
             let b = _mm_max_ps(_mm256_castps256_ps128(a), _mm256_extractf128_ps::<1>(a));

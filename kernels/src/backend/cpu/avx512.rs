@@ -59,6 +59,8 @@ impl<const DOT_BF16: bool> Simd for Avx512<DOT_BF16> {
     type I = __m512i;
     type M = __mmask16;
     type D = (__m512d, __m512d);
+    type Table16 = __m512;
+    type Table32 = [__m512; 2];
 
     lanes! {
         fn splat(x: f32) -> __m512 = _mm512_set1_ps(x);
@@ -85,12 +87,11 @@ impl<const DOT_BF16: bool> Simd for Avx512<DOT_BF16> {
         fn add_i(a: __m512i, b: __m512i) -> __m512i = _mm512_add_epi32(a, b);
         fn sub_i(a: __m512i, b: __m512i) -> __m512i = _mm512_sub_epi32(a, b);
         fn max_i(a: __m512i, b: __m512i) -> __m512i = _mm512_max_epi32(a, b);
-        fn lookup16(table: &[f32; 16], index: __m512i) -> __m512 =
-            _mm512_permutexvar_ps(index, _mm512_loadu_ps(table.as_ptr()));
-        fn lookup32(table: &[f32; 32], index: __m512i) -> __m512 = {
-            let (low, high) = (_mm512_loadu_ps(table.as_ptr()), _mm512_loadu_ps(table.as_ptr().add(16)));
-            _mm512_permutex2var_ps(low, index, high)
-        };
+        fn table16(entries: &[f32; 16]) -> __m512 = _mm512_loadu_ps(entries.as_ptr());
+        fn table32(entries: &[f32; 32]) -> [__m512; 2] =
+            [_mm512_loadu_ps(entries.as_ptr()), _mm512_loadu_ps(entries.as_ptr().add(16))];
+        fn lookup16(table: __m512, index: __m512i) -> __m512 = _mm512_permutexvar_ps(index, table);
+        fn lookup32(table: [__m512; 2], index: __m512i) -> __m512 = _mm512_permutex2var_ps(table[0], index, table[1]);
         fn mul_lo(a: __m512i, b: __m512i) -> __m512i = _mm512_mullo_epi32(a, b);
         fn mul_hi_u(a: __m512i, b: __m512i) -> __m512i = {
             let even = _mm512_mul_epu32(a, b);
@@ -147,6 +148,7 @@ impl<const DOT_BF16: bool> Simd for Avx512<DOT_BF16> {
             let c = _mm_add_ps(b, _mm_movehl_ps(b, b));
             _mm_cvtss_f32(_mm_add_ss(c, _mm_shuffle_ps::<1>(c, c)))
         };
+        fn max_lane_i(a: __m512i) -> i32 = _mm512_reduce_max_epi32(a);
         fn max_lane(a: __m512) -> f32 = {
             let half = _mm256_max_ps(_mm512_castps512_ps256(a), _mm512_extractf32x8_ps::<1>(a));
             let b = _mm_max_ps(_mm256_castps256_ps128(half), _mm256_extractf128_ps::<1>(half));

@@ -3,7 +3,7 @@
 
 use super::span::{Span, each_vector};
 use super::{Bits8, Bits16, MOST_LANES, Simd, stochastic};
-use crate::dynamic_map::{BLOCK, DynamicMap, largest_lane, scale_of};
+use crate::dynamic_map::{BLOCK, DynamicMap, Sign, scale_of};
 use crate::philox::{self, Key};
 
 /// y = the f32 of which `weight` and `remainder` are the bits: (weight << 16) + remainder.
@@ -52,12 +52,34 @@ pub(crate) unsafe fn split<S: Simd>(s: S, x: *const f32, weight: *mut u16, remai
 /// `codes` and `y` are valid for `n` elements.
 #[inline(always)]
 pub(crate) unsafe fn decode<S: Simd>(s: S, map: &DynamicMap, codes: *const u8, absmax: f32, y: *mut f32, n: usize) {
-    let absmax = s.splat(absmax);
+    // SAFETY: the caller's promise.
+    unsafe {
+        match map.sign() {
+            Sign::Signed => decode_as::<S, true>(s, map, codes, absmax, y, n),
+            Sign::Unsigned => decode_as::<S, false>(s, map, codes, absmax, y, n),
+        }
+    }
+}
+
+/// [`decode`] with a map that is `SIGNED` or not.
+///
+/// # Safety
+/// As of [`decode`].
+#[inline(always)]
+unsafe fn decode_as<S: Simd, const SIGNED: bool>(
+    s: S,
+    map: &DynamicMap,
+    codes: *const u8,
+    absmax: f32,
+    y: *mut f32,
+    n: usize,
+) {
+    let (decoder, absmax) = (map.decoder(s), s.splat(absmax));
     each_vector!(S, n, |at, span| {
         // SAFETY: the caller's promise.
         unsafe {
             let code = s.bits(span.load(s, codes.cast::<Bits8>().add(at)));
-            span.store(s, y.add(at), s.mul(map.decode(s, code), absmax));
+            span.store(s, y.add(at), s.mul(decoder.decode::<SIGNED>(s, code), absmax));
         }
     });
 }
@@ -73,7 +95,7 @@ pub(crate) unsafe fn largest<S: Simd>(s: S, x: *const f32, n: usize) -> i32 {
         // SAFETY: the caller's promise.
         largest = s.max_i(largest, s.bits(s.abs(unsafe { span.load(s, x.add(at)) })));
     });
-    largest_lane(s, largest)
+    s.max_lane_i(largest)
 }
 
 /// The codes of a block, the largest magnitude of which is `largest` as an integer, and its scale.
@@ -92,12 +114,33 @@ pub(crate) unsafe fn encode<S: Simd>(
 ) {
     let (scale, inverse) = scale_of(largest);
     // SAFETY: the caller's promise.
-    unsafe { absmax.write(scale) };
-    let inverse = s.splat(inverse);
+    unsafe {
+        absmax.write(scale);
+        match map.sign() {
+            Sign::Signed => encode_as::<S, true>(s, map, x, inverse, codes, n),
+            Sign::Unsigned => encode_as::<S, false>(s, map, x, inverse, codes, n),
+        }
+    }
+}
+
+/// The codes of `x * inverse` in a map that is `SIGNED` or not.
+///
+/// # Safety
+/// `x` and `codes` are valid for `n` elements.
+#[inline(always)]
+unsafe fn encode_as<S: Simd, const SIGNED: bool>(
+    s: S,
+    map: &DynamicMap,
+    x: *const f32,
+    inverse: f32,
+    codes: *mut u8,
+    n: usize,
+) {
+    let (encoder, inverse) = (map.encoder(s), s.splat(inverse));
     each_vector!(S, n, |at, span| {
         // SAFETY: the caller's promise.
         unsafe {
-            let code = map.encode(s, span.load(s, x.add(at)), inverse);
+            let code = encoder.encode::<SIGNED>(s, span.load(s, x.add(at)), inverse);
             span.store(s, codes.cast::<Bits8>().add(at), s.of_bits(code));
         }
     });

@@ -26,6 +26,17 @@ impl Simd for Portable {
     type I = [i32; N];
     type M = [bool; N];
     type D = [f64; N];
+    type Table16 = [f32; 16];
+    type Table32 = [f32; 32];
+
+    #[inline(always)]
+    fn table16(self, entries: &[f32; 16]) -> [f32; 16] {
+        *entries
+    }
+    #[inline(always)]
+    fn table32(self, entries: &[f32; 32]) -> [f32; 32] {
+        *entries
+    }
 
     lanes! {
         fn splat(x: f32) -> [f32; N] = |_i| x;
@@ -48,8 +59,8 @@ impl Simd for Portable {
         fn add_i(a: [i32; N], b: [i32; N]) -> [i32; N] = |i| a[i].wrapping_add(b[i]);
         fn sub_i(a: [i32; N], b: [i32; N]) -> [i32; N] = |i| a[i].wrapping_sub(b[i]);
         fn max_i(a: [i32; N], b: [i32; N]) -> [i32; N] = |i| a[i].max(b[i]);
-        fn lookup16(table: &[f32; 16], index: [i32; N]) -> [f32; N] = |i| table[index[i] as usize % 16];
-        fn lookup32(table: &[f32; 32], index: [i32; N]) -> [f32; N] = |i| table[index[i] as usize % 32];
+        fn lookup16(table: [f32; 16], index: [i32; N]) -> [f32; N] = |i| table[index[i] as usize % 16];
+        fn lookup32(table: [f32; 32], index: [i32; N]) -> [f32; N] = |i| table[index[i] as usize % 32];
         fn mul_lo(a: [i32; N], b: [i32; N]) -> [i32; N] = |i| a[i].wrapping_mul(b[i]);
         fn mul_hi_u(a: [i32; N], b: [i32; N]) -> [i32; N] =
             |i| ((u64::from(a[i] as u32) * u64::from(b[i] as u32)) >> 32) as i32;
@@ -163,6 +174,10 @@ impl Simd for Portable {
     fn sum(self, a: [f32; N]) -> f32 {
         let b: [f32; 4] = from_fn(|i| a[i] + a[i + 4]);
         (b[0] + b[2]) + (b[1] + b[3])
+    }
+    #[inline(always)]
+    fn max_lane_i(self, a: [i32; N]) -> i32 {
+        a.into_iter().fold(i32::MIN, i32::max)
     }
     #[inline(always)]
     fn max_lane(self, a: [f32; N]) -> f32 {

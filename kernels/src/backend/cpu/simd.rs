@@ -24,6 +24,10 @@ pub trait Simd: Copy + Send + Sync + 'static {
     type M: Copy;
     /// f64 lanes, as many as f32 lanes.
     type D: Copy;
+    /// 16 values.
+    type Table16: Copy;
+    /// 32 values.
+    type Table32: Copy;
 
     /// All lanes `x`.
     fn splat(self, x: f32) -> Self::F;
@@ -220,10 +224,14 @@ pub trait Simd: Copy + Send + Sync + 'static {
     fn sub_i(self, a: Self::I, b: Self::I) -> Self::I;
     /// The larger, signed.
     fn max_i(self, a: Self::I, b: Self::I) -> Self::I;
+    /// A table to look up in, in registers where they are as large.
+    fn table16(self, entries: &[f32; 16]) -> Self::Table16;
+    /// A table to look up in, in registers where they are as large.
+    fn table32(self, entries: &[f32; 32]) -> Self::Table32;
     /// The entries whose indices are the low 4 bits of each lane.
-    fn lookup16(self, table: &[f32; 16], index: Self::I) -> Self::F;
+    fn lookup16(self, table: Self::Table16, index: Self::I) -> Self::F;
     /// The entries whose indices are the low 5 bits of each lane.
-    fn lookup32(self, table: &[f32; 32], index: Self::I) -> Self::F;
+    fn lookup32(self, table: Self::Table32, index: Self::I) -> Self::F;
     /// Low 32 bits of a * b.
     fn mul_lo(self, a: Self::I, b: Self::I) -> Self::I;
     /// High 32 bits of the unsigned product.
@@ -276,6 +284,8 @@ pub trait Simd: Copy + Send + Sync + 'static {
 
     /// Sum of the lanes: halves are added until one lane is left, so the order is fixed for a level.
     fn sum(self, a: Self::F) -> f32;
+    /// Largest lane, signed.
+    fn max_lane_i(self, a: Self::I) -> i32;
     /// Largest lane; as [`Simd::max`] when a lane is NaN.
     fn max_lane(self, a: Self::F) -> f32;
 

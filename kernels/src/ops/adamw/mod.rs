@@ -3,12 +3,12 @@
 //! | argument | dtype | |
 //! |---|---|---|
 //! | gradient | f32, bf16 or f16 | read |
-//! | master, moment1, moment2 | f32 | updated in place |
-//! | weight | f32, bf16 or f16; optional | written |
+//! | master | a [`Master`]: f32 in one of three formats, and the weight | updated in place |
+//! | moment1, moment2 | [`Moment`]s of one format | updated in place |
 //! | control | i64 \[10\]; optional | read |
 //!
-//! All but control have one shape of 0 to 5 dimensions and contiguous rows, and none shares memory with another. Element by
-//! element, where each operation rounds once to nearest even f32, as written, and fma(a, b, c) = a b + c rounds once:
+//! All but control and scales have one shape of 0 to 5 dimensions and contiguous rows; if master or moments are not f32, all
+//! are contiguous. None shares memory with another. Element by element, in f32 whatever the formats, where each operation rounds once to nearest even f32, as written, and fma(a, b, c) = a b + c rounds once:
 //!
 //! ```text
 //! g       = gradient * gradient_scale
@@ -16,7 +16,7 @@
 //! moment2 = fma(beta2, moment2, (1 - beta2) * (g * g))
 //! u       = moment1 / fma(sqrt(moment2), inverse_root, epsilon)
 //! master  = master - fma(decay, master, rate * u)
-//! weight  = master, rounded: bf16 to nearest with ties away from zero, f16 with ties to even
+//! weight  = master, rounded as its format says: bf16 to nearest with ties away from zero, f16 with ties to even
 //! ```
 //!
 //! The constants ([`Constants`]) are computed once per call in f64 and then rounded to f32:

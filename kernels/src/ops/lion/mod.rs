@@ -4,19 +4,19 @@
 //! | argument | dtype | |
 //! |---|---|---|
 //! | gradient | f32, bf16 or f16 | read |
-//! | master, moment | f32 | updated in place |
-//! | weight | f32, bf16 or f16; optional | written |
+//! | master | a [`Master`]: f32 in one of three formats, and the weight | updated in place |
+//! | moment | a [`Moment`] | updated in place |
 //! | control | i64 \[10\]; optional | read |
 //!
-//! All but control have one shape of 0 to 5 dimensions and contiguous rows, and none shares memory with another. Element by
-//! element, where each operation rounds once to nearest even f32, as written, and fma(a, b, c) = a b + c rounds once:
+//! All but control and scales have one shape of 0 to 5 dimensions and contiguous rows; if master or moment are not f32, all
+//! are contiguous. None shares memory with another. Element by element, in f32 whatever the formats, where each operation rounds once to nearest even f32, as written, and fma(a, b, c) = a b + c rounds once:
 //!
 //! ```text
 //! g      = gradient * gradient_scale
 //! c      = fma(beta1, moment, (1 - beta1) * g)
 //! moment = fma(beta2, moment, (1 - beta2) * g)
 //! master = master - fma(decay, master, learning_rate * sign(c))    sign(0) = 0, sign(NaN) = NaN
-//! weight = master, rounded: bf16 to nearest with ties away from zero, f16 with ties to even
+//! weight = master, rounded as its format says: bf16 to nearest with ties away from zero, f16 with ties to even
 //! ```
 //!
 //! (1 - beta1), (1 - beta2) and decay = learning_rate * weight_decay ([`Constants`]) are computed once per call in f64

@@ -4,12 +4,21 @@
 use super::{Master, Moment, Rule, Tensors};
 use crate::backend::cpu::compact::{self, Half, Words};
 use crate::backend::cpu::span::{Span, each_vector};
-use crate::backend::cpu::{Bf16Away, Cpu, Element, Kernel, Simd};
+use crate::backend::cpu::{Bf16Away, Cpu, Element, Kernel, Simd, prefetch};
 use crate::dtype::{DType, bf16, f16};
-use crate::dynamic_map::{BLOCK, DynamicMap, largest_lane};
+use crate::dynamic_map::{BLOCK, DynamicMap};
 use crate::philox::Key;
 use crate::with_float;
 use std::ops::Range;
+
+/// Elements from those that are updated to those that are asked for: the processor does not follow so many streams by itself.
+const AHEAD: usize = 4 * BLOCK;
+
+/// Most tensors with the elements of an update: the gradient, the master, the weight, and two moments.
+const STREAMS: usize = 6;
+
+/// Bytes of a cache line.
+const LINE: usize = 64;
 
 /// Elements that one task updates; results do not depend on it.
 const TASK: usize = 64 * BLOCK;
@@ -39,9 +48,22 @@ impl<const N: usize, R: Rule<N>> Kernel for Blocks<'_, N, R> {
     #[inline(always)]
     fn run<S: Simd>(self, s: S) {
         let (mut master, mut moments, mut words) = (Values::ZERO, [Values::ZERO; N], Words::new());
+        let (mut streams, mut count) = ([(std::ptr::null_mut(), 0); STREAMS], 0);
+        self.tensors.visit(&mut |_, view| {
+            if view.numel() == self.tensors.gradient.numel() && count < STREAMS {
+                streams[count] = (view.data(), view.dtype().size());
+                count += 1;
+            }
+        });
         let mut at = self.range.start;
         while at < self.range.end {
             let n = BLOCK.min(self.range.end - at);
+            for (start, size) in &streams[..count] {
+                let ahead = start.wrapping_add((at + AHEAD) * size);
+                for line in 0..(BLOCK * size).div_ceil(LINE) {
+                    prefetch(ahead.wrapping_add(line * LINE));
+                }
+            }
             // SAFETY: the check required contiguous tensors of these elements, and a scale for each block.
             unsafe { self.block(s, at, n, &mut master, &mut moments, &mut words) };
             at += n;
@@ -192,7 +214,7 @@ impl<const N: usize, R: Rule<N>> Blocks<'_, N, R> {
         let mut lanes = [0; N];
         if CODED {
             for k in 0..N {
-                lanes[k] = largest_lane(s, largest[k]);
+                lanes[k] = s.max_lane_i(largest[k]);
             }
         }
         lanes

@@ -1,4 +1,18 @@
 //! What the optimizers share: the formats of their state, the checks of their arguments, and one streaming pass over them.
+//!
+//! An update reads its state into f32, computes there, and stores it: an optimizer is one rule of arithmetic, whatever the
+//! formats. State that is all f32 is streamed vector by vector; other formats are updated in blocks of 256 elements, in
+//! which no value is stored and read again outside the first-level cache.
+//!
+//! | format | bytes of an element | stored |
+//! |---|---|---|
+//! | [`Master::F32`] | 4, and the weight's | the weight to nearest: bf16 with ties away from zero, f16 with ties to even |
+//! | [`Master::Split16`] | 4 with the weight | exactly: the bits that [`Master::F32`] trains ([`super::split16`]) |
+//! | [`Master::Absent`] | the weight's | the weight stochastically, as [`super::cast`] does |
+//! | [`Moment::Plain`] | 4 or 2 | f32 exactly, bf16 stochastically |
+//! | [`Moment::Int8`] | 1 + 1/64 | [`crate::dynamic_map`]: the first moment with the signed, the second with the unsigned map |
+//!
+//! Blocks are counted from the first element, so a shard begins at a multiple of 256.
 
 mod blocks;
 pub(super) mod cuda;

@@ -4,13 +4,12 @@
 //! | argument | dtype | |
 //! |---|---|---|
 //! | gradient | f32, bf16 or f16 | read |
-//! | master | f32 | updated in place |
-//! | momentum_buffer | f32; required exactly when momentum is not 0 | updated in place; only written on the first step |
-//! | weight | f32, bf16 or f16; optional | written |
+//! | master | a [`Master`]: f32 in one of three formats, and the weight | updated in place |
+//! | momentum_buffer | a [`Moment`]; required exactly when momentum is not 0 | updated in place; set on the first step |
 //! | control | i64 \[10\]; optional | read |
 //!
-//! All but control have one shape of 0 to 5 dimensions and contiguous rows, and none shares memory with another. Element by
-//! element, where each operation rounds once to nearest even f32, as written, and fma(a, b, c) = a b + c rounds once:
+//! All but control and scales have one shape of 0 to 5 dimensions and contiguous rows; if master or buffer are not f32, all
+//! are contiguous. None shares memory with another. Element by element, in f32 whatever the formats, where each operation rounds once to nearest even f32, as written, and fma(a, b, c) = a b + c rounds once:
 //!
 //! ```text
 //! g               = gradient * gradient_scale
@@ -18,7 +17,7 @@
 //! momentum_buffer = fma(momentum, momentum_buffer, (1 - dampening) * d)   (d on the first step)
 //! u               = momentum_buffer, or with nesterov fma(momentum, momentum_buffer, d)   (d without momentum)
 //! master          = fma(-learning_rate, u, master)
-//! weight          = master, rounded: bf16 to nearest with ties away from zero, f16 with ties to even
+//! weight          = master, rounded as its format says: bf16 to nearest with ties away from zero, f16 with ties to even
 //! ```
 //!
 //! 1 - dampening is computed once per call in f64 and then rounded to f32. With a control block of
