@@ -124,6 +124,7 @@ struct Block {
     columns: usize,
     sums: *mut f32,
     accumulate: bool,
+    stored: [Option<Target>; 2],
     /// Whether words are pairs of bf16.
     pairs: bool,
 }
@@ -195,7 +196,16 @@ impl Task<'_> {
                 self.pack(a_lines, depth, pairs, a_panels);
                 self.pack(b_lines, depth, pairs, b_panels);
                 let words = if pairs { depth.div_ceil(2) } else { depth };
-                let block = Block { a: a_panels, b: b_panels, k: words, columns, sums, accumulate: k > 0, pairs };
+                let block = Block {
+                    a: a_panels,
+                    b: b_panels,
+                    k: words,
+                    columns,
+                    sums,
+                    accumulate: k > 0,
+                    stored: [None; 2],
+                    pairs,
+                };
                 k += depth;
                 if k < product.k {
                     self.multiply(&block, 0..rows);
@@ -204,8 +214,10 @@ impl Task<'_> {
                 // The last block completes the sums: those of a panel are stored while they are in the cache.
                 for first in (0..rows).step_by(self.geometry.rows) {
                     let panel = first..(first + self.geometry.rows).min(rows);
-                    self.multiply(&block, panel.clone());
-                    epilogue.part(panel).store(gemm.c.dtype(), self.cpu);
+                    let epilogue = epilogue.part(panel.clone());
+                    let stored = [Some(epilogue.c), epilogue.pre_activation];
+                    self.multiply(&Block { stored, ..block }, panel);
+                    epilogue.store(gemm.c.dtype(), self.cpu);
                 }
                 break;
             }
@@ -217,7 +229,7 @@ impl Task<'_> {
     /// # Safety
     /// The panels and sums hold the rows.
     unsafe fn multiply(&self, block: &Block, rows: Range<usize>) {
-        let Block { b, k, columns, accumulate, pairs, .. } = *block;
+        let Block { b, k, columns, accumulate, stored, pairs, .. } = *block;
         let panel = rows.start / self.geometry.rows;
         let tiles = columns.div_ceil(self.geometry.columns);
         // SAFETY: the panels and sums of these rows.
@@ -225,11 +237,11 @@ impl Task<'_> {
             let a = block.a.add(panel * panel_words(k, self.geometry.width));
             (a, block.sums.add(panel * tiles * self.geometry.rows * self.geometry.columns))
         };
-        let rows = rows.len();
+        let (rows, size) = (rows.len(), self.gemm.c.dtype().size());
         if pairs {
-            self.cpu.dispatch_bf16(Multiply::<true> { a, b, k, rows, columns, sums, accumulate });
+            self.cpu.dispatch_bf16(Multiply::<true> { a, b, k, rows, columns, sums, accumulate, stored, size });
         } else {
-            self.cpu.dispatch(Multiply::<false> { a, b, k, rows, columns, sums, accumulate });
+            self.cpu.dispatch(Multiply::<false> { a, b, k, rows, columns, sums, accumulate, stored, size });
         }
     }
 

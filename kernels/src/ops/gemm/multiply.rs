@@ -1,7 +1,12 @@
 //! The product of packed panels, tile by tile in registers.
 
+use super::epilogue::Target;
 use super::pack::panel_words;
-use crate::backend::cpu::{Kernel, Simd};
+use crate::backend::cpu::{Kernel, Simd, prefetch_to_write};
+use std::ops::Range;
+
+/// Bytes.
+const CACHE_LINE: usize = 64;
 
 /// Rows and columns of the tile that a level keeps in registers.
 #[derive(Clone, Copy)]
@@ -54,6 +59,9 @@ pub(super) struct Multiply<const PAIRS: bool> {
     pub(super) sums: *mut f32,
     /// Whether the sums hold earlier blocks; else they are written first.
     pub(super) accumulate: bool,
+    /// Where the rows will be stored next, and bytes of an element there.
+    pub(super) stored: [Option<Target>; 2],
+    pub(super) size: usize,
 }
 
 impl<const PAIRS: bool> Kernel for Multiply<PAIRS> {
@@ -81,6 +89,7 @@ impl<const PAIRS: bool> Multiply<PAIRS> {
                 // SAFETY: the panels and the sums hold every tile.
                 unsafe {
                     let (a, b) = (self.a.add(i * a_panel), self.b.add(j * b_panel));
+                    self.ask_for_stored(row..row + ROWS.min(left), j * columns..(j + 1) * columns);
                     // A panel with few lines takes a tile with few rows.
                     if left > 8 && ROWS > 8 {
                         self.tile::<S, ROWS, VECTORS>(s, a, b, width, sums);
@@ -96,6 +105,18 @@ impl<const PAIRS: bool> Multiply<PAIRS> {
                         self.tile::<S, 2, VECTORS>(s, a, b, width, sums);
                     }
                     sums = sums.add(ROWS * columns);
+                }
+            }
+        }
+    }
+
+    /// Asks for the lines in which a tile will be stored: while it is computed they have time to come.
+    #[inline(always)]
+    fn ask_for_stored(&self, rows: Range<usize>, columns: Range<usize>) {
+        for target in self.stored.iter().flatten() {
+            for row in rows.clone() {
+                for byte in (columns.start * self.size..columns.end * self.size).step_by(CACHE_LINE) {
+                    prefetch_to_write(target.data.wrapping_add(row * target.stride * self.size + byte));
                 }
             }
         }
