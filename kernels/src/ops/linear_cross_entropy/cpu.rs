@@ -22,8 +22,10 @@ fn stride(op: &LinearCrossEntropy<'_>) -> usize {
     op.weight.row_count().next_multiple_of(16).max(16)
 }
 
+/// Evenly cut, since each chunk packs the whole weight.
 fn chunk_rows(op: &LinearCrossEntropy<'_>) -> usize {
-    (CHUNK / stride(op)).max(LEAST_ROWS).min(op.x.row_count().max(1))
+    let rows = run_rows(op).min(op.x.row_count()).max(1);
+    rows.div_ceil(rows.div_ceil((CHUNK / stride(op)).max(LEAST_ROWS)))
 }
 
 /// Rows that are evenly spaced in x and dx, from each multiple of their number on: no chunk is part of two such runs.
