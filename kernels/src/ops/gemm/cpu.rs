@@ -5,7 +5,7 @@ use super::epilogue::{Epilogue, Target};
 use super::multiply::{Ask, Geometry, Multiply};
 use super::pack::{Pack, Pair, Single, Word, panel_words};
 use super::product::{BATCH_DIMS, Matrix, Product};
-use super::tiling::{Format, Tiling};
+use super::tiling::{Format, Tiling, piece};
 use super::{Compute, Gemm};
 use crate::backend::cpu::{Cpu, Level};
 use crate::dtype::{DType, bf16, f16};
@@ -42,9 +42,7 @@ pub(super) unsafe fn run(gemm: &Gemm<'_>, cpu: &Cpu<'_>, workspace: *mut u8, kep
     let pairs = cpu.level() == Level::Avx512Bf16 && has_pairs(gemm);
     let format = Format { geometry: cpu.dispatch(Ask), elements: if pairs { 2 } else { 1 } };
     let tiling = Tiling::new(&product, format, cpu.workers(), kept);
-    let down = product.m.div_ceil(tiling.rows);
-    let across = product.n.div_ceil(tiling.columns);
-    let rectangles = down * across * product.batches();
+    let rectangles = tiling.down * tiling.across * product.batches();
     let ranges = cpu.workers().min(rectangles);
     let start = |range: usize| range * rectangles / ranges;
     // SAFETY: the workspace has these words, and no other user.
@@ -56,7 +54,7 @@ pub(super) unsafe fn run(gemm: &Gemm<'_>, cpu: &Cpu<'_>, workspace: *mut u8, kep
         }
         std::slice::from_raw_parts(next, ranges)
     };
-    let task = Task { gemm, cpu, product: &product, format, tiling: &tiling, down, across, scratch: workspace.cast() };
+    let task = Task { gemm, cpu, product: &product, format, tiling: &tiling, scratch: workspace.cast() };
     // Neighbouring rectangles use the same panels: a worker takes those of its range, and then what others have left.
     cpu.parallel_for(ranges, |first, worker| {
         for range in (first..ranges).chain(0..first) {
@@ -78,9 +76,6 @@ struct Task<'a> {
     product: &'a Product,
     format: Format,
     tiling: &'a Tiling,
-    /// Rectangles in a column, and in a row, of c.
-    down: usize,
-    across: usize,
     /// That of the workers, after the ranges.
     scratch: *mut f32,
 }
@@ -113,7 +108,7 @@ struct Block {
     columns: usize,
     sums: *mut f32,
     accumulate: bool,
-    /// Whether the panels of b are used for the first time.
+    /// Whether the panels of b are kept ones that are used for the first time by the task.
     first: bool,
     stored: [Option<Target>; 2],
 }
@@ -198,17 +193,19 @@ impl Task<'_> {
         let (product, tiling, gemm) = (self.product, self.tiling, self.gemm);
         let scratch = self.scratch(worker);
         let Scratch { sums, bias, .. } = scratch;
-        let (batch, index) = (index / (self.down * self.across), index % (self.down * self.across));
+        let (batch, index) = (index / (tiling.down * tiling.across), index % (tiling.down * tiling.across));
         let batch = product.batch_index(batch);
         // Tasks that share the block of the larger operand follow each other.
         let (i, j) = if product.n > product.m {
-            (index % self.down, index / self.down)
+            (index % tiling.down, index / tiling.down)
         } else {
-            (index / self.across, index % self.across)
+            (index / tiling.across, index % tiling.across)
         };
-        let (row, column) = (i * tiling.rows, j * tiling.columns);
-        let (rows, columns) = (tiling.rows.min(product.m - row), tiling.columns.min(product.n - column));
         let geometry = self.format.geometry;
+        let Range { start: row, end } = piece(product.m, geometry.rows, i, tiling.down);
+        let rows = end - row;
+        let Range { start: column, end } = piece(product.n, geometry.columns, j, tiling.across);
+        let columns = end - column;
         // SAFETY: all parts lie inside the workspace, and all addresses inside the matrices.
         unsafe {
             if let Some(view) = &gemm.bias {
@@ -228,7 +225,7 @@ impl Task<'_> {
                         columns: tiling.group().min(columns - first),
                         sums: sums.wrapping_add(first * tiling.rows),
                         accumulate: k > 0,
-                        first: true,
+                        first: tiling.b.all,
                         stored: [None; 2],
                     };
                     if end < product.k {
@@ -273,7 +270,7 @@ impl Task<'_> {
             let stored = [Some(epilogue.c), epilogue.pre_activation];
             // SAFETY: the caller's promise.
             unsafe {
-                self.multiply(&Block { stored, first: first == 0, ..block }, panel);
+                self.multiply(&Block { stored, first: block.first && first == 0, ..block }, panel);
                 epilogue.store(self.gemm.c.dtype(), self.cpu);
             }
         }
@@ -284,7 +281,8 @@ impl Task<'_> {
     /// # Safety
     /// The panels and sums hold the rows.
     unsafe fn multiply(&self, block: &Block, rows: Range<usize>) {
-        let Block { b, k, columns, accumulate, first, stored, .. } = *block;
+        let Block { b, k, columns, accumulate, stored, .. } = *block;
+        let kept = [self.tiling.a.all, block.first];
         let geometry = self.format.geometry;
         let panel = rows.start / geometry.rows;
         let tiles = columns.div_ceil(geometry.columns);
@@ -295,9 +293,9 @@ impl Task<'_> {
         };
         let (rows, size) = (rows.len(), self.gemm.c.dtype().size());
         if self.format.elements == 2 {
-            self.cpu.dispatch_bf16(Multiply::<true> { a, b, k, rows, columns, sums, accumulate, first, stored, size });
+            self.cpu.dispatch_bf16(Multiply::<true> { a, b, k, rows, columns, sums, accumulate, kept, stored, size });
         } else {
-            self.cpu.dispatch(Multiply::<false> { a, b, k, rows, columns, sums, accumulate, first, stored, size });
+            self.cpu.dispatch(Multiply::<false> { a, b, k, rows, columns, sums, accumulate, kept, stored, size });
         }
     }
 

@@ -66,8 +66,8 @@ pub(super) struct Multiply<const PAIRS: bool> {
     pub(super) sums: *mut f32,
     /// Whether the sums hold earlier blocks; else they are written first.
     pub(super) accumulate: bool,
-    /// Whether this is the first use of the panels of b, which may be far away.
-    pub(super) first: bool,
+    /// Whether the panels of a, and those of b, were packed for an earlier task: they may be far away.
+    pub(super) kept: [bool; 2],
     /// Where the rows will be stored next, and bytes of an element there.
     pub(super) stored: [Option<Target>; 2],
     pub(super) size: usize,
@@ -99,8 +99,8 @@ impl<const PAIRS: bool> Multiply<PAIRS> {
                 unsafe {
                     let (a, b) = (self.a.add(i * a_panel), self.b.add(j * b_panel));
                     let ahead = Ahead {
-                        a: if j == 0 { a_panel } else { 0 },
-                        b: if self.first && i == 0 { b_panel } else { 0 },
+                        a: if self.kept[0] && j == 0 { a_panel } else { 0 },
+                        b: if self.kept[1] && i == 0 { b_panel } else { 0 },
                     };
                     self.ask_for_stored(row..row + ROWS.min(left), j * columns..(j + 1) * columns);
                     // A panel with few lines takes a tile with few rows.

@@ -4,6 +4,7 @@
 use super::multiply::Geometry;
 use super::pack::panel_words;
 use super::product::Product;
+use std::ops::Range;
 
 /// Words of k in a block: a panel of a (16 KiB) stays in the first-level cache while panels of b stream past it.
 const BLOCK: usize = 256;
@@ -16,15 +17,16 @@ const MOST_LONG: usize = 1024;
 const MOST_KEPT: usize = 256;
 /// Rectangles are not cut below this many rows and columns for the sake of parallelism.
 const LEAST_SIDE: usize = 96;
-/// Rectangles per worker that are worth cutting for; smaller ones cost little when both operands are kept.
+/// Rectangles per worker that are worth cutting for.
 const TASKS_PER_WORKER: usize = 2;
-const KEPT_TASKS_PER_WORKER: usize = 6;
-/// Lines that a worker packs to keep at a time, or a little fewer.
-const GROUP_LINES: usize = 128;
+/// Panels that a worker packs to keep at a time.
+const GROUP: usize = 8;
+/// Multiplications below which nothing is kept.
+const LEAST_KEPT_WORK: usize = 1 << 24;
 
 /// Words of packed operands that each of so many workers keeps at most.
 pub(super) fn most_kept(workers: usize) -> usize {
-    ((8 << 20) / workers).clamp(1 << 19, 2 << 20)
+    ((8 << 20) / workers).clamp(1 << 19, 5 << 19)
 }
 
 /// How elements become words, and words tiles.
@@ -55,8 +57,23 @@ pub(super) struct Kept {
     pub(super) words: usize,
 }
 
+/// Piece `i` of `pieces` of an extent: whole units, as many in all pieces, one more or less.
+pub(super) fn piece(extent: usize, unit: usize, i: usize, pieces: usize) -> Range<usize> {
+    let units = extent.div_ceil(unit);
+    i * units / pieces * unit..((i + 1) * units / pieces * unit).min(extent)
+}
+
+/// Multiplications of a product of one matrix; 0 of a batch, of which nothing is kept.
+fn work(product: &Product) -> usize {
+    if product.batches() == 1 { product.m.saturating_mul(product.n).saturating_mul(product.k) } else { 0 }
+}
+
 /// The rectangles, and the workspace in words.
 pub(super) struct Tiling {
+    /// Rectangles in a column, and in a row, of c.
+    pub(super) down: usize,
+    pub(super) across: usize,
+    /// Rows and columns of the largest.
     pub(super) rows: usize,
     pub(super) columns: usize,
     pub(super) a: Kept,
@@ -75,40 +92,64 @@ impl Tiling {
         let Format { geometry, elements } = format;
         let (a_width, b_width) = (m.div_ceil(geometry.rows) * geometry.width, n.next_multiple_of(geometry.columns));
         let depth = k.div_ceil(elements).next_multiple_of(16);
-        let (mut all_a, mut all_b) = (false, false);
-        if product.batches() == 1 {
+        // Whether an extent can be cut so that every worker has rectangles along all of the other extent.
+        let strips =
+            |extent: usize, other: usize| other <= MOST_LONG && extent >= TASKS_PER_WORKER * workers * LEAST_SIDE;
+        let (all_a, all_b) = if work(product) < LEAST_KEPT_WORK {
+            (false, false)
+        } else {
             let fits = |width: usize| width.saturating_mul(depth) <= kept;
-            all_a = a_width <= b_width && fits(a_width) || fits(a_width.saturating_add(b_width));
-            all_b = a_width > b_width && fits(b_width) || fits(a_width.saturating_add(b_width));
-        }
-        let (most_rows, most_columns, tasks) = match (all_a, all_b) {
-            (true, true) => (MOST_KEPT, MOST_KEPT, KEPT_TASKS_PER_WORKER),
-            (true, false) => (MOST_LONG, MOST_KEPT, TASKS_PER_WORKER),
-            (false, true) => (MOST_KEPT, MOST_LONG, TASKS_PER_WORKER),
-            (false, false) => (MOST_OWN, MOST_OWN, TASKS_PER_WORKER),
+            match (fits(a_width), fits(b_width)) {
+                (_, true) if n <= m && strips(m, n) => (false, true),
+                (true, _) if m < n && strips(n, m) => (true, false),
+                _ if fits(a_width.saturating_add(b_width)) => (true, true),
+                (a, b) => (a && a_width <= b_width && strips(n, 0), b && b_width < a_width && strips(m, 0)),
+            }
         };
-        let side = |extent: usize, pieces: usize, unit: usize| extent.div_ceil(pieces).next_multiple_of(unit);
+        let (most_rows, most_columns) = match (all_a, all_b) {
+            (true, true) => (MOST_KEPT, MOST_KEPT),
+            (true, false) => (MOST_LONG, MOST_KEPT),
+            (false, true) => (MOST_KEPT, MOST_LONG),
+            (false, false) => (MOST_OWN, MOST_OWN),
+        };
+        let side = |extent: usize, pieces: usize, unit: usize| extent.div_ceil(unit).div_ceil(pieces) * unit;
+        // As many for each worker, since they take as long.
+        let pieces = |extent: usize, most: usize| extent.div_ceil(most).next_multiple_of(workers);
         let (mut down, mut across) = (m.div_ceil(most_rows), n.div_ceil(most_columns));
+        if all_b && (!all_a || m >= n) {
+            down = pieces(m, most_rows);
+        } else if all_a {
+            across = pieces(n, most_columns);
+        }
         let (mut rows, mut columns);
         loop {
             rows = side(m, down, geometry.rows);
             columns = side(n, across, geometry.columns);
-            let rectangles = m.div_ceil(rows) * n.div_ceil(columns) * product.batches();
-            if workers == 1 || rectangles >= tasks * workers || rows.max(columns) < 2 * LEAST_SIDE {
+            let enough = down * across * product.batches() >= TASKS_PER_WORKER * workers;
+            if workers == 1 || enough || rows.max(columns) < 2 * LEAST_SIDE {
                 break;
             }
-            if rows >= columns { down += 1 } else { across += 1 }
+            match (all_a, all_b) {
+                (true, false) => across += workers,
+                (false, true) => down += workers,
+                _ if rows >= columns => down += 1,
+                _ => across += 1,
+            }
         }
         let block = depth.min(BLOCK);
         let keep = |all: bool, extent: usize, width: usize, unit: usize, own: usize| {
-            let group = GROUP_LINES / unit * unit;
-            let flags = if all { extent.div_ceil(group) * depth.div_ceil(BLOCK) } else { 0 };
-            Kept { all, width, group, flags, words: if all { width * depth } else { own } }
+            let group = GROUP * unit;
+            if !all {
+                return Kept { all, width, group, flags: 0, words: own };
+            }
+            Kept { all, width, group, flags: extent.div_ceil(group) * depth.div_ceil(BLOCK), words: width * depth }
         };
         let own = |lines: usize, unit: usize, width: usize| lines / unit * panel_words(block, width);
         let a = keep(all_a, m, a_width, geometry.rows, own(rows, geometry.rows, geometry.width));
         let b = keep(all_b, n, b_width, geometry.columns, own(columns, geometry.columns, geometry.columns));
         Tiling {
+            down,
+            across,
             rows,
             columns,
             flag_words: (a.flags + b.flags).div_ceil(size_of::<f32>()).next_multiple_of(16),
