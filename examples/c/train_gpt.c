@@ -1127,8 +1127,9 @@ static outcome_t train(model_t *m, const corpus_t *corpus) {
         result = train_step(m, corpus, step, &learning_rate);
         if (m->trace && step == (uint64_t)opt.steps)
             CHECK(scalert_trace_stop(m->trace));
-        computing += seconds_now() - before;
-        outcome.tokens_per_s = (double)(step * step_tokens) / computing;
+        /* The first step is slower: it is the first to use most of the memory. */
+        computing = (step > 2 ? computing : 0.0) + seconds_now() - before;
+        outcome.tokens_per_s = (double)((step > 1 ? step - 1 : 1) * step_tokens) / computing;
         since_report++;
         if (result.skipped && m->rank == 0) {
             erase_progress(m);

@@ -170,9 +170,10 @@ export! {
             };
             (extents("managed", "shape", shape)?, strides)
         };
+        let contiguous = contiguous_strides(shape);
         let strides = match strides {
             Some(strides) => extents("managed", "strides", strides)?,
-            None => contiguous_strides(&shape[..ndim]),
+            None => &contiguous[..ndim],
         };
         let offset = usize::try_from(tensor.byte_offset)
             .ok()
@@ -180,7 +181,7 @@ export! {
             .ok_or_else(|| invalid(format_args!("byte_offset {} overflows memory", tensor.byte_offset)))?;
         let data = if tensor.data.is_null() { tensor.data } else { tensor.data.wrapping_byte_add(offset) };
         // SAFETY: nothing is read or written through this view; it only checks the description.
-        let view = unsafe { View::new("managed", data.cast(), dtype, &shape[..ndim], &strides[..ndim])? };
+        let view = unsafe { View::new("managed", data.cast(), dtype, shape, strides)? };
         out.write(Tensor::from(&view));
         Ok(())
     }

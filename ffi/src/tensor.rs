@@ -32,14 +32,16 @@ pub(crate) fn dimensions(name: &'static str, field: &str, ndim: i32) -> Result<u
         .ok_or_else(|| Error::invalid(name, format_args!("{field}{ndim} must be 0 to {MAX_DIMS}")))
 }
 
-/// Requires extents or strides that are not negative.
-pub(crate) fn extents(name: &'static str, what: &str, raw: &[i64]) -> Result<[usize; MAX_DIMS], Error> {
-    let mut extents = [0; MAX_DIMS];
-    for (d, (&from, to)) in raw.iter().zip(&mut extents).enumerate() {
-        *to = usize::try_from(from)
-            .map_err(|_| Error::invalid(name, format_args!("{what}[{d}] {from} must not be negative")))?;
+/// Requires extents or strides that are not negative. (In place: an array that is copied right after its elements were
+/// written, one by one, makes the processor wait for them.)
+#[inline]
+pub(crate) fn extents<'a>(name: &'static str, what: &str, raw: &'a [i64]) -> Result<&'a [usize], Error> {
+    const { assert!(size_of::<usize>() == size_of::<i64>()) };
+    if let Some(d) = raw.iter().position(|n| *n < 0) {
+        return Err(Error::invalid(name, format_args!("{what}[{d}] {} must not be negative", raw[d])));
     }
-    Ok(extents)
+    // SAFETY: the same memory, of integers of the same size, which are the same numbers since none is negative.
+    Ok(unsafe { std::slice::from_raw_parts(raw.as_ptr().cast(), raw.len()) })
 }
 
 /// Row-major strides, in elements; saturating, since [`View::new`] refuses what overflows.
@@ -63,7 +65,7 @@ pub(crate) unsafe fn view<'a>(name: &'static str, tensor: &Tensor) -> Result<Vie
     let shape = extents(name, "shape", &tensor.shape[..ndim])?;
     let stride = extents(name, "stride", &tensor.stride[..ndim])?;
     // SAFETY: the caller's promise.
-    Ok(unsafe { View::new(name, tensor.data.cast(), dtype, &shape[..ndim], &stride[..ndim])? })
+    Ok(unsafe { View::new(name, tensor.data.cast(), dtype, shape, stride)? })
 }
 
 /// The view of a tensor that an options struct points to, or none.
@@ -121,7 +123,7 @@ export! {
     ) {
         let shape = shape_arguments(ndim, shape)?;
         let ndim = shape.len();
-        let shape = &extents("shape", "shape", shape)?[..ndim];
+        let shape = extents("shape", "shape", shape)?;
         // SAFETY: nothing is read or written through this view; it only checks the description.
         let view = unsafe { View::new("data", data.cast(), dtype, shape, &contiguous_strides(shape)[..ndim])? };
         out.write(Tensor::from(&view));

@@ -51,6 +51,48 @@ unsafe impl Send for View<'_> {}
 // SAFETY: as above; the view itself is immutable plain data.
 unsafe impl Sync for View<'_> {}
 
+/// The checks of [`View::new`].
+fn expect_memory(
+    argument: &'static str,
+    data: *mut u8,
+    dtype: DType,
+    shape: &[usize],
+    stride: &[usize],
+) -> Result<(), Invalid> {
+    if shape.len() > MAX_DIMS || shape.len() != stride.len() {
+        return Err(Invalid::new(argument, format!("ndim {} must be 0 to {MAX_DIMS}", shape.len())));
+    }
+    let overflow = || Invalid::new(argument, format!("shape {shape:?} with strides {stride:?} overflows memory"));
+    // Checked as a product of all dimensions, so that numel() cannot overflow later.
+    let mut span = 0usize;
+    let mut numel = 1usize;
+    for (&n, &s) in shape.iter().zip(stride) {
+        numel = numel.checked_mul(n.max(1)).ok_or_else(overflow)?;
+        span = n.saturating_sub(1).checked_mul(s).and_then(|d| d.checked_add(span)).ok_or_else(overflow)?;
+    }
+    let bytes = span.checked_add(1).and_then(|e| e.checked_mul(dtype.size())).ok_or_else(overflow)?;
+    let most = isize::MAX as usize;
+    if bytes > most || numel.checked_mul(dtype.size()).is_none_or(|bytes| bytes > most) {
+        return Err(overflow());
+    }
+    if !shape.contains(&0) {
+        if data.is_null() {
+            return Err(Invalid::new(argument, "data is NULL but the tensor is not empty"));
+        }
+        // A power of two.
+        if data as usize & (dtype.size() - 1) != 0 {
+            return Err(Invalid::new(
+                argument,
+                format!("data {data:p} must be aligned to its element size, {} bytes", dtype.size()),
+            ));
+        }
+        if (data as usize).checked_add(bytes).is_none() {
+            return Err(overflow());
+        }
+    }
+    Ok(())
+}
+
 impl<'a> View<'a> {
     /// A view of memory at `data`; `shape` and `stride` (in elements) have the same length, at most [`MAX_DIMS`].
     ///
@@ -60,6 +102,7 @@ impl<'a> View<'a> {
     /// # Safety
     /// For `'a`, every element the shape and strides reach is valid for reads, and for writes if an operation
     /// writes this argument, and no one else writes it (or reads it while it is written).
+    #[inline]
     pub unsafe fn new(
         argument: &'static str,
         data: *mut u8,
@@ -67,40 +110,15 @@ impl<'a> View<'a> {
         shape: &[usize],
         stride: &[usize],
     ) -> Result<View<'a>, Invalid> {
-        if shape.len() > MAX_DIMS || shape.len() != stride.len() {
-            return Err(Invalid::new(argument, format!("ndim {} must be 0 to {MAX_DIMS}", shape.len())));
-        }
-        let mut view =
-            View { data, dtype, ndim: shape.len(), shape: [1; MAX_DIMS], stride: [0; MAX_DIMS], borrow: PhantomData };
-        view.shape[..shape.len()].copy_from_slice(shape);
-        view.stride[..stride.len()].copy_from_slice(stride);
-        let overflow = || Invalid::new(argument, format!("shape {shape:?} with strides {stride:?} overflows memory"));
-        // Checked as a product of all dimensions, so that numel() cannot overflow later.
-        let mut span = 0usize;
-        let mut numel = 1usize;
-        for (&n, &s) in shape.iter().zip(stride) {
-            numel = numel.checked_mul(n.max(1)).ok_or_else(overflow)?;
-            span = n.saturating_sub(1).checked_mul(s).and_then(|d| d.checked_add(span)).ok_or_else(overflow)?;
-        }
-        let bytes = span.checked_add(1).and_then(|e| e.checked_mul(dtype.size())).ok_or_else(overflow)?;
-        if bytes > isize::MAX as usize || numel > isize::MAX as usize / dtype.size() {
-            return Err(overflow());
-        }
-        if view.numel() > 0 {
-            if data.is_null() {
-                return Err(Invalid::new(argument, "data is NULL but the tensor is not empty"));
-            }
-            if !(data as usize).is_multiple_of(dtype.size()) {
-                return Err(Invalid::new(
-                    argument,
-                    format!("data {data:p} must be aligned to its element size, {} bytes", dtype.size()),
-                ));
-            }
-            if (data as usize).checked_add(bytes).is_none() {
-                return Err(overflow());
-            }
-        }
-        Ok(view)
+        expect_memory(argument, data, dtype, shape, stride)?;
+        Ok(View {
+            data,
+            dtype,
+            ndim: shape.len(),
+            shape: std::array::from_fn(|d| shape.get(d).copied().unwrap_or(1)),
+            stride: std::array::from_fn(|d| stride.get(d).copied().unwrap_or(0)),
+            borrow: PhantomData,
+        })
     }
 
     /// Element type.
@@ -357,11 +375,15 @@ impl<'a> View<'a> {
         if self.numel() == 0 {
             return Ok(());
         }
-        let mut dims: Vec<(usize, usize)> =
-            self.stride().iter().copied().zip(self.shape().iter().copied()).filter(|(_, n)| *n > 1).collect();
-        dims.sort_unstable();
+        let mut dims = [(0, 0); MAX_DIMS];
+        let mut long = 0;
+        for (&s, &n) in self.stride().iter().zip(self.shape()).filter(|(_, n)| **n > 1) {
+            dims[long] = (s, n);
+            long += 1;
+        }
+        dims[..long].sort_unstable();
         let mut reach = 0;
-        for (s, n) in dims {
+        for &(s, n) in &dims[..long] {
             if s <= reach {
                 return Err(Invalid::new(
                     argument,

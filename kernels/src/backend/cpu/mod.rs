@@ -37,6 +37,18 @@ pub(crate) fn prefetch<T>(p: *const T) {
     let _ = p;
 }
 
+/// Asks for the cache line at `p`, which need not be writable, to come to the first-level cache to be written.
+#[inline(always)]
+pub(crate) fn prefetch_to_write<T>(p: *const T) {
+    #[cfg(target_arch = "x86_64")]
+    // SAFETY: a hint; it does not fault, and CPUs that do not know it take it for no operation.
+    unsafe {
+        std::arch::asm!("prefetchw [{}]", in(reg) p, options(nostack, preserves_flags));
+    }
+    #[cfg(not(target_arch = "x86_64"))]
+    let _ = p;
+}
+
 /// Threads that a kernel may use. The runtime implements it over its pool or the host's.
 pub trait Workers: Sync {
     /// Largest number of bodies that may run at the same time, at least 1.

@@ -34,6 +34,7 @@ mod own;
 mod pack;
 mod product;
 pub mod reference;
+mod tiling;
 mod vendor;
 
 use super::Op;
@@ -42,6 +43,7 @@ pub use crate::backend::cuda::Implementation;
 use crate::backend::cuda::{CudaError, Device, DevicePointer, Gpu, Properties};
 use crate::dtype::DType;
 use crate::view::{Invalid, View};
+use tiling::most_kept;
 
 /// What happens to each value before it is stored.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
@@ -130,14 +132,19 @@ impl<'a> Gemm<'a> {
         }
     }
 
-    /// As [`Op::cpu`], on a workspace of the caller's instead of the context's: for operations made of products.
+    /// As [`Op::workspace`], with at most `kept` f32 of packed operands on each worker: for operations made of products.
+    pub(crate) fn workspace_keeping(&self, workers: usize, kept: usize) -> usize {
+        cpu::workspace(self, workers, kept)
+    }
+
+    /// As [`Op::cpu`], on a workspace of the caller's instead of the context's.
     ///
     /// # Safety
-    /// `workspace` is aligned to [`Cpu::WORKSPACE_ALIGNMENT`], has [`Op::workspace`] bytes for the context's workers
-    /// and is not used by anyone else meanwhile.
-    pub(crate) unsafe fn run(&self, cpu: &Cpu<'_>, workspace: *mut u8) {
+    /// `workspace` is aligned to [`Cpu::WORKSPACE_ALIGNMENT`], has [`Gemm::workspace_keeping`] bytes for the context's
+    /// workers and is not used by anyone else meanwhile.
+    pub(crate) unsafe fn run_keeping(&self, cpu: &Cpu<'_>, workspace: *mut u8, kept: usize) {
         // SAFETY: the caller's promise.
-        unsafe { cpu::run(self, cpu, workspace) }
+        unsafe { cpu::run(self, cpu, workspace, kept) }
     }
 
     /// As [`Op::cuda`], on a workspace of the caller's: for operations made of products.
@@ -259,13 +266,13 @@ impl Op for Gemm<'_> {
     }
 
     fn workspace(&self, workers: usize) -> usize {
-        cpu::workspace(self, workers)
+        cpu::workspace(self, workers, most_kept(workers))
     }
 
     fn cpu(&self, cpu: &Cpu<'_>) {
         let workspace = cpu.workspace(self.workspace(cpu.workers()));
         // SAFETY: the context's workspace is aligned, has this size, and is the operation's while it runs.
-        unsafe { cpu::run(self, cpu, workspace) }
+        unsafe { cpu::run(self, cpu, workspace, most_kept(cpu.workers())) }
     }
 
     fn cuda_workspace(&self, properties: &Properties) -> usize {

@@ -1,7 +1,12 @@
 //! The product of packed panels, tile by tile in registers.
 
+use super::epilogue::Target;
 use super::pack::panel_words;
-use crate::backend::cpu::{Kernel, Simd};
+use crate::backend::cpu::{Kernel, Simd, prefetch, prefetch_to_write};
+use std::ops::Range;
+
+/// Bytes.
+const CACHE_LINE: usize = 64;
 
 /// Rows and columns of the tile that a level keeps in registers.
 #[derive(Clone, Copy)]
@@ -38,6 +43,13 @@ impl Kernel for Ask {
     }
 }
 
+/// Words from the panels of a tile to those to ask for meanwhile; 0: none.
+#[derive(Clone, Copy)]
+struct Ahead {
+    a: usize,
+    b: usize,
+}
+
 /// Adds the product of packed blocks of a and b to the sums. With `PAIRS` words are pairs of bf16.
 pub(super) struct Multiply<const PAIRS: bool> {
     /// Panels of a.
@@ -54,6 +66,11 @@ pub(super) struct Multiply<const PAIRS: bool> {
     pub(super) sums: *mut f32,
     /// Whether the sums hold earlier blocks; else they are written first.
     pub(super) accumulate: bool,
+    /// Whether the panels of a, and those of b, were packed for an earlier task: they may be far away.
+    pub(super) kept: [bool; 2],
+    /// Where the rows will be stored next, and bytes of an element there.
+    pub(super) stored: [Option<Target>; 2],
+    pub(super) size: usize,
 }
 
 impl<const PAIRS: bool> Kernel for Multiply<PAIRS> {
@@ -81,21 +98,38 @@ impl<const PAIRS: bool> Multiply<PAIRS> {
                 // SAFETY: the panels and the sums hold every tile.
                 unsafe {
                     let (a, b) = (self.a.add(i * a_panel), self.b.add(j * b_panel));
+                    let ahead = Ahead {
+                        a: if self.kept[0] && j == 0 { a_panel } else { 0 },
+                        b: if self.kept[1] && i == 0 { b_panel } else { 0 },
+                    };
+                    self.ask_for_stored(row..row + ROWS.min(left), j * columns..(j + 1) * columns);
                     // A panel with few lines takes a tile with few rows.
                     if left > 8 && ROWS > 8 {
-                        self.tile::<S, ROWS, VECTORS>(s, a, b, width, sums);
+                        self.tile::<S, ROWS, VECTORS>(s, a, b, width, sums, ahead);
                     } else if left > 4 && ROWS > 4 {
                         if ROWS > 8 {
-                            self.tile::<S, 8, VECTORS>(s, a, b, width, sums);
+                            self.tile::<S, 8, VECTORS>(s, a, b, width, sums, ahead);
                         } else {
-                            self.tile::<S, ROWS, VECTORS>(s, a, b, width, sums);
+                            self.tile::<S, ROWS, VECTORS>(s, a, b, width, sums, ahead);
                         }
                     } else if left > 2 {
-                        self.tile::<S, 4, VECTORS>(s, a, b, width, sums);
+                        self.tile::<S, 4, VECTORS>(s, a, b, width, sums, ahead);
                     } else {
-                        self.tile::<S, 2, VECTORS>(s, a, b, width, sums);
+                        self.tile::<S, 2, VECTORS>(s, a, b, width, sums, ahead);
                     }
                     sums = sums.add(ROWS * columns);
+                }
+            }
+        }
+    }
+
+    /// Asks for the lines in which a tile will be stored: while it is computed they have time to come.
+    #[inline(always)]
+    fn ask_for_stored(&self, rows: Range<usize>, columns: Range<usize>) {
+        for target in self.stored.iter().flatten() {
+            for row in rows.clone() {
+                for byte in (columns.start * self.size..columns.end * self.size).step_by(CACHE_LINE) {
+                    prefetch_to_write(target.data.wrapping_add(row * target.stride * self.size + byte));
                 }
             }
         }
@@ -113,12 +147,21 @@ impl<const PAIRS: bool> Multiply<PAIRS> {
         mut b: *const f32,
         width: usize,
         sums: *mut f32,
+        ahead: Ahead,
     ) {
         let mut tile = [[s.splat(0.0); VECTORS]; ROWS];
         // SAFETY: the caller's promise.
         unsafe {
             for _ in 0..self.k {
                 let mut y = [s.splat(0.0); VECTORS];
+                if ahead.a != 0 {
+                    prefetch(a.wrapping_add(ahead.a));
+                }
+                if ahead.b != 0 {
+                    for v in 0..VECTORS {
+                        prefetch(b.wrapping_add(ahead.b + v * S::LANES));
+                    }
+                }
                 for (v, y) in y.iter_mut().enumerate() {
                     *y = s.load(b.add(v * S::LANES));
                 }

@@ -184,6 +184,8 @@ impl<W: Word> Pack<W> {
                 let mut rows = [s.splat(0.0); MOST_LANES];
                 for (line, row) in rows.iter_mut().enumerate().take(S::LANES) {
                     *row = W::along(s, source.add(line.min(lines - 1) * self.stride + k), self.k - k);
+                    // The next lines: the hardware does not foresee so many streams.
+                    prefetch(source.wrapping_add((line + S::LANES) * self.stride + k));
                 }
                 s.transpose(&mut rows);
                 for (step, &words) in rows.iter().enumerate().take(S::LANES) {

@@ -1,7 +1,6 @@
 use super::LinearCrossEntropy;
 use crate::backend::cpu::{Cpu, Float, Kernel, Simd};
 use crate::dtype::DType;
-use crate::ops::Op;
 use crate::ops::cross_entropy::cpu::row;
 use crate::ops::cross_entropy::{class, scale};
 use crate::ops::gemm::Gemm;
@@ -13,6 +12,8 @@ use std::ops::Range;
 /// Logits of a chunk, unless they are fewer than LEAST_ROWS rows: enough rows for the products to be efficient.
 const CHUNK: usize = 1 << 24;
 const LEAST_ROWS: usize = 64;
+/// Words of a chunk's operands that each worker keeps packed: what the products take beside the logits is little.
+const KEPT: usize = 1 << 19;
 /// Logits of one task of the softmax; rows are never split.
 const TASK: usize = 16 * 1024;
 
@@ -21,8 +22,10 @@ fn stride(op: &LinearCrossEntropy<'_>) -> usize {
     op.weight.row_count().next_multiple_of(16).max(16)
 }
 
+/// Evenly cut, since each chunk packs the whole weight.
 fn chunk_rows(op: &LinearCrossEntropy<'_>) -> usize {
-    (CHUNK / stride(op)).max(LEAST_ROWS).min(op.x.row_count().max(1))
+    let rows = run_rows(op).min(op.x.row_count()).max(1);
+    rows.div_ceil(rows.div_ceil((CHUNK / stride(op)).max(LEAST_ROWS)))
 }
 
 /// Rows that are evenly spaced in x and dx, from each multiple of their number on: no chunk is part of two such runs.
@@ -81,8 +84,8 @@ impl<'a> Products<'a> {
     }
 
     fn workspace(&self, workers: usize) -> usize {
-        let gradients = self.gradients.iter().flatten().map(|gemm| gemm.workspace(workers));
-        gradients.max().unwrap_or(0).max(self.logits.workspace(workers))
+        let gradients = self.gradients.iter().flatten().map(|gemm| gemm.workspace_keeping(workers, KEPT));
+        gradients.max().unwrap_or(0).max(self.logits.workspace_keeping(workers, KEPT))
     }
 }
 
@@ -108,14 +111,14 @@ pub(super) fn run(op: &LinearCrossEntropy<'_>, cpu: &Cpu<'_>) {
     for rows in chunks {
         let products = Products::new(op, rows.clone(), logits.cast(), scale);
         // SAFETY: `workspace` counted the bytes of these products, whose arguments are parts of checked ones.
-        unsafe { products.logits.run(cpu, products_workspace) };
+        unsafe { products.logits.run_keeping(cpu, products_workspace, KEPT) };
         let softmax = Softmax { op, first: rows.start, logits: logits.cast() };
         with_float!(op.x.dtype(), T => cpu.parallel_chunks(rows.len(), (TASK / v.max(1)).max(1), |rows, _| {
             cpu.dispatch(Rows::<T> { softmax: &softmax, rows, dtype: PhantomData });
         }));
         for gemm in products.gradients.iter().flatten() {
             // SAFETY: as above.
-            unsafe { gemm.run(cpu, products_workspace) };
+            unsafe { gemm.run_keeping(cpu, products_workspace, KEPT) };
         }
     }
 }

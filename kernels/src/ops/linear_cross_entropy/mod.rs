@@ -8,9 +8,10 @@
 //! Shapes: x, dx [.., c], weight [v, c] of one float dtype; dweight [v, c] of that dtype or f32; targets [..] i32;
 //! losses [..] f32; loss_scale one f32. Rows are contiguous. Without dx and dweight only the losses are computed.
 //!
-//! The logits exist for a chunk of rows at a time, in f32, in the workspace: 64 MiB of them, or 64 rows if those are
-//! more; on a CUDA device 256 MiB of them, or 128 rows. The number of rows depends on the shapes only, and so do the bits,
-//! whatever the number of threads. What a device does with a target of v or more is as in [`super::cross_entropy`].
+//! The logits exist for a chunk of rows at a time, in f32, in the workspace: at most 64 MiB of them, or 64 rows if those
+//! are more, in chunks of equal size; on a CUDA device 256 MiB of them, or 128 rows. The number of rows depends on the
+//! shapes only, and so do the bits, whatever the number of threads. What a device does with a target of v or more is as in
+//! [`super::cross_entropy`].
 //!
 //! Tolerance: the logits are within that of [`super::gemm`], with k = c, and the losses and d follow as in
 //! [`super::cross_entropy`]. d is rounded to the dtype of x; the products with it are those of [`super::gemm`], with g
