@@ -320,6 +320,8 @@ typedef int32_t scalert_dtype_t;
 #define SCALERT_F16 3  /* IEEE binary16 */
 #define SCALERT_I32 4  /* token ids, targets, positions */
 #define SCALERT_I64 5  /* limbs and counters of exact sums */
+#define SCALERT_I16 6  /* what SPLIT16 keeps; for communicators */
+#define SCALERT_U8 7   /* codes, and bytes of any kind; for communicators */
 
 #define SCALERT_MAX_DIMS 5
 

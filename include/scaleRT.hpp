@@ -238,6 +238,8 @@ template <class T> struct DtypeOf;
 template <> struct DtypeOf<float> : std::integral_constant<scalert_dtype_t, SCALERT_F32> {};
 template <> struct DtypeOf<int32_t> : std::integral_constant<scalert_dtype_t, SCALERT_I32> {};
 template <> struct DtypeOf<int64_t> : std::integral_constant<scalert_dtype_t, SCALERT_I64> {};
+template <> struct DtypeOf<int16_t> : std::integral_constant<scalert_dtype_t, SCALERT_I16> {};
+template <> struct DtypeOf<uint8_t> : std::integral_constant<scalert_dtype_t, SCALERT_U8> {};
 
 /* A borrowed view, usable wherever C wants a scalert_tensor_t. */
 struct Tensor : scalert_tensor_t {

@@ -45,6 +45,8 @@ static inline size_t scalert_mpi_bytes(const scalert_comm_call_t *call) {
     switch (call->dtype) {
     case SCALERT_I64:
         return 8 * (size_t)call->count;
+    case SCALERT_U8:
+        return (size_t)call->count;
     case SCALERT_F32:
     case SCALERT_I32:
         return 4 * (size_t)call->count;

@@ -151,13 +151,13 @@ export! {
         if writable && managed.flags & READ_ONLY != 0 {
             return Err(invalid(format_args!("is read-only, but writable is 1")));
         }
-        let dtype = [DType::F32, DType::BF16, DType::F16, DType::I32, DType::I64]
+        let dtype = [DType::F32, DType::BF16, DType::F16, DType::I32, DType::I64, DType::I16, DType::U8]
             .into_iter()
             .find(|d| data_type(*d) == tensor.dtype)
             .ok_or_else(|| {
                 let DataType { code, bits, lanes } = tensor.dtype;
                 invalid(format_args!(
-                    "DLPack dtype (code {code}, {bits} bits, {lanes} lanes) must be f32, bf16, f16, i32 or i64"
+                    "DLPack dtype (code {code}, {bits} bits, {lanes} lanes) must be f32, bf16, f16, i64, i32, i16 or u8"
                 ))
             })?;
         let ndim = dimensions("managed", "ndim ", tensor.ndim)?;

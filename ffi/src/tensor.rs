@@ -11,6 +11,8 @@ c_enum! {
         SCALERT_F16 = 3 => DType::F16,
         SCALERT_I32 = 4 => DType::I32,
         SCALERT_I64 = 5 => DType::I64,
+        SCALERT_I16 = 6 => DType::I16,
+        SCALERT_U8 = 7 => DType::U8,
     }
 }
 

@@ -31,7 +31,8 @@ impl DType {
 
     /// The type with this number in the C header.
     pub fn from_raw(raw: i32) -> Option<DType> {
-        [DType::F32, DType::BF16, DType::F16, DType::I32, DType::I64].into_iter().find(|d| *d as i32 == raw)
+        use DType::*;
+        [F32, BF16, F16, I32, I64, I16, U8].into_iter().find(|d| *d as i32 == raw)
     }
 
     /// Bytes of one element.

@@ -144,7 +144,7 @@ void world_restore_first(struct world *world) {
 /* ---- tensors ----------------------------------------------------------------------------------------------------- */
 
 size_t dtype_size(scalert_dtype_t dtype) {
-    return dtype == SCALERT_I64 ? 8 : dtype == SCALERT_F32 || dtype == SCALERT_I32 ? 4 : 2;
+    return dtype == SCALERT_I64 ? 8 : dtype == SCALERT_U8 ? 1 : dtype == SCALERT_F32 || dtype == SCALERT_I32 ? 4 : 2;
 }
 
 size_t elements(const scalert_tensor_t *tensor) {
