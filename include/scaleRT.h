@@ -847,7 +847,7 @@ scalert_status_t scalert_comm_nccl_id(uint8_t *id);
 /* A rank of NCCL: one CUDA device of a group whose ranks were given the same id, in any processes. Waits until all have
  * come, timeout_ms at most. UNAVAILABLE as above, and for a runtime of the CPU.
  *
- * Sums are in an order of NCCL's (scalert_comm_deterministic says 0), and so is what becomes of a NaN in a maximum. Work
+ * Sums are in an order of NCCL's (scalert_comm_deterministic says 0), as is what becomes of a NaN in a maximum. Work
  * on the device is NCCL's too: while the host waits for it, it asks scalert_comm_async_error, or aborts from another
  * thread, after which the work ends. Operations are capturable. With desc->checking they are not, and wait for the
  * device. Destroying it waits for the other ranks, 10 s at most. [thread-safe] [sync] */
