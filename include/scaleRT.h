@@ -840,6 +840,22 @@ typedef struct scalert_comm_vtable {
 scalert_status_t scalert_comm_create_from_vtable(scalert_runtime_t *runtime, const scalert_comm_vtable_t *vtable,
                                                  const scalert_comm_desc_t *desc, scalert_comm_t **out);
 
+/* Bytes of the id of a group of NCCL. */
+#define SCALERT_NCCL_ID_BYTES 128
+/* An id for a new group, SCALERT_NCCL_ID_BYTES of them, which the host gives to all its ranks. UNAVAILABLE, with the
+ * reason, on a machine without NCCL 2.14 or newer: libnccl.so.2, which is loaded when it is first asked for.
+ * [thread-safe] [sync] */
+scalert_status_t scalert_comm_nccl_id(uint8_t *id);
+/* A rank of NCCL: one CUDA device of a group whose ranks were given the same id, in any processes. Waits until all have
+ * come, timeout_ms at most. UNAVAILABLE as above, and for a runtime of the CPU.
+ *
+ * Sums are in an order of NCCL's (scalert_comm_deterministic says 0), as is what becomes of a NaN in a maximum. Work
+ * on the device is NCCL's too: while the host waits for it, it asks scalert_comm_async_error, or aborts from another
+ * thread, after which the work ends. Operations are capturable. With desc->checking they are not, and wait for the
+ * device. Destroying it waits for the other ranks, 10 s at most. [thread-safe] [sync] */
+scalert_status_t scalert_comm_create_nccl(scalert_runtime_t *runtime, const uint8_t *id, uint32_t rank, uint32_t world,
+                                          const scalert_comm_desc_t *desc, scalert_comm_t **out);
+
 /* The rank leaves its group, once no child of the communicator needs it any more. [sync] */
 void scalert_comm_destroy(scalert_comm_t *comm);
 

@@ -15,6 +15,7 @@
 
 #include <scaleRT.h>
 
+#include <array>
 #include <atomic>
 #include <cstddef>
 #include <cstdint>
@@ -478,6 +479,19 @@ class Comm : public detail::Handle<scalert_comm_t, scalert_comm_destroy> {
     Comm(const Runtime &runtime, const scalert_comm_vtable_t &vtable, const scalert_comm_desc_t &desc = defaults())
         : Handle(runtime.hooks()) {
         check(scalert_comm_create_from_vtable(runtime.get(), &vtable, &desc, out()));
+    }
+    /* A rank of NCCL; the ranks of a group share an id that one of them has made. */
+    using NcclId = std::array<uint8_t, SCALERT_NCCL_ID_BYTES>;
+    static NcclId nccl_id() {
+        NcclId id{};
+        scalert::check(scalert_comm_nccl_id(id.data()));
+        return id;
+    }
+    static Comm nccl(const Runtime &runtime, const NcclId &id, uint32_t rank, uint32_t world,
+                     const scalert_comm_desc_t &desc = defaults()) {
+        Comm comm(runtime.hooks());
+        comm.check(scalert_comm_create_nccl(runtime.get(), id.data(), rank, world, &desc, comm.out()));
+        return comm;
     }
     static scalert_comm_desc_t defaults() { return SCALERT_COMM_DESC_INIT; }
 

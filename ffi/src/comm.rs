@@ -1,11 +1,11 @@
 //! Communicators, and the host's own behind a table of callbacks.
 
-use crate::argument::{Argument, Doomed, Enum, In, Live, Many, Out, OutHandle, Text, boolean};
+use crate::argument::{Argument, Array, Doomed, Enum, In, Live, Many, Out, OutHandle, Text, boolean};
 use crate::handle::{Handle, Kind, OutHandles};
 use crate::hooks::User;
 use crate::tensor::{Tensor, TensorView};
 use scalert_runtime::comm::host::{HostCall, HostCommunicator, HostFailure};
-use scalert_runtime::comm::{Operation, Reduction};
+use scalert_runtime::comm::{Operation, Reduction, nccl};
 use scalert_runtime::{Comm, CommDesc, Error, Runtime, Stream};
 use std::ffi::{CStr, c_char, c_void};
 use std::sync::{Arc, OnceLock};
@@ -212,6 +212,25 @@ export! {
         // Only now does the table belong to a communicator, and not to the host.
         let _ = host.release.set(vtable.release);
         out.give(comm);
+        Ok(())
+    }
+
+    /// An id for the ranks of a group of NCCL.
+    fn scalert_comm_nccl_id(id: Out<[u8; nccl::UNIQUE_ID_BYTES]>) {
+        id.write(nccl::unique_id()?);
+        Ok(())
+    }
+
+    /// A rank of NCCL.
+    fn scalert_comm_create_nccl(
+        runtime: Live<Runtime>,
+        id: Array<u8, { nccl::UNIQUE_ID_BYTES }>,
+        rank: u32,
+        world: u32,
+        desc: In<Desc>,
+        out: OutHandle<Comm>,
+    ) {
+        out.give(Comm::nccl(runtime, id, rank, world, &described(&desc)?)?);
         Ok(())
     }
 

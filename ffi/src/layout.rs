@@ -136,6 +136,7 @@ pub fn constants() -> Vec<(&'static str, i64)> {
         ("SCALERT_TIERS", Tier::ALL.len() as i64),
         ("SCALERT_MAX_DIMS", MAX_DIMS as i64),
         ("SCALERT_EXACT_SUM_LIMBS", WORDS as i64),
+        ("SCALERT_NCCL_ID_BYTES", scalert_runtime::comm::nccl::UNIQUE_ID_BYTES as i64),
         ("SCALERT_NONE", i64::from(crate::state::NONE)),
     ];
     enumerations.concat().into_iter().chain(others).collect()

@@ -86,6 +86,21 @@ void fixture_scalert_comm_create_from_vtable(struct world *w, struct args_scaler
     optional(w, "release");
 }
 
+void fixture_scalert_comm_nccl_id(struct world *w, struct args_scalert_comm_nccl_id *a) {
+    a->id = world_memory(w, SCALERT_NCCL_ID_BYTES);
+    may_be_unavailable(w);
+}
+
+void fixture_scalert_comm_create_nccl(struct world *w, struct args_scalert_comm_create_nccl *a) {
+    a->runtime = w->runtime; /* of the CPU, on which there is no NCCL */
+    a->id = world_memory(w, SCALERT_NCCL_ID_BYTES);
+    a->rank = 0;
+    a->world = 1;
+    a->desc = STRUCT(w, scalert_comm_desc_t);
+    a->out = world_memory(w, sizeof *a->out);
+    may_be_unavailable(w);
+}
+
 void fixture_scalert_comm_destroy(struct world *w, struct args_scalert_comm_destroy *a) {
     must(scalert_comm_create_single(w->runtime, &a->comm));
 }

@@ -241,6 +241,17 @@ void output(struct world *world, const char *names) {
 void may_be(struct world *world, const char *out, const char *in) {
     note(world, NOTE_MAY_BE, out, in, 0);
 }
+void may_be_unavailable(struct world *world) {
+    note(world, NOTE_UNAVAILABLE, "", "", 0);
+}
+int is_right(const struct world *world, int32_t status) {
+    for (size_t i = 0; i < world->note_count && status == SCALERT_UNAVAILABLE; i++) {
+        if (world->notes[i].what == NOTE_UNAVAILABLE) {
+            return 1;
+        }
+    }
+    return status == SCALERT_OK;
+}
 void any_extent(struct world *world, const char *name, int dimension) {
     note(world, NOTE_FREE, name, "", dimension);
 }

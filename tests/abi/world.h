@@ -93,7 +93,7 @@ struct world {
     size_t owned_count;
     /* Annotations of the fixture: see below. */
     struct {
-        enum { NOTE_OPTIONAL, NOTE_OUTPUT, NOTE_MAY_BE, NOTE_FREE } what;
+        enum { NOTE_OPTIONAL, NOTE_OUTPUT, NOTE_MAY_BE, NOTE_FREE, NOTE_UNAVAILABLE } what;
         const char *a, *b;
         int dimension;
     } notes[WORLD_NOTES];
@@ -127,6 +127,10 @@ size_t elements(const scalert_tensor_t *tensor);
 void optional(struct world *world, const char *names);                   /* each may be NULL; these together may be */
 void output(struct world *world, const char *names);                     /* tensors that are written */
 void may_be(struct world *world, const char *output, const char *input); /* in place */
+/* What it needs is not there in these tests, or need not be: the right call may be UNAVAILABLE. */
+void may_be_unavailable(struct world *world);
+/* Whether the right call has come to what it may. */
+int is_right(const struct world *world, int32_t status);
 /* Nothing else depends on the extent of this dimension. ANY_SHAPE: on any, nor on how many there are; ANY_NDIM: on a
  * dimension of 1 in front, or on one less; FEWER_DIMENSIONS: on one less, and one more is the operation's business. */
 void any_extent(struct world *world, const char *name, int dimension);

@@ -328,6 +328,20 @@ static void broken(struct rank *rank, scalert_stream_t *stream) {
     pthread_mutex_unlock(&table.mutex);
 }
 
+/* The machine has NCCL or the status says what is missing; a CPU runtime has no rank of it in any case. */
+static void nccl(scalert_runtime_t *runtime) {
+    scalert_comm_desc_t desc = SCALERT_COMM_DESC_INIT;
+    scalert_comm_t *comm = NULL;
+    uint8_t id[SCALERT_NCCL_ID_BYTES];
+    memset(id, 0, sizeof id);
+    if (scalert_comm_nccl_id(id) != SCALERT_OK) {
+        FAILS(scalert_comm_nccl_id(id), SCALERT_UNAVAILABLE, "NCCL");
+    }
+    FAILS(scalert_comm_create_nccl(runtime, id, 0, 1, &desc, &comm), SCALERT_UNAVAILABLE, "a runtime of a CUDA device");
+    FAILS(scalert_comm_create_nccl(runtime, id, 1, 1, &desc, &comm), SCALERT_INVALID_ARGUMENT, "rank: 1");
+    FAILS(scalert_comm_create_nccl(runtime, NULL, 0, 1, &desc, &comm), SCALERT_INVALID_ARGUMENT, "id");
+}
+
 int main(void) {
     scalert_runtime_t *runtime = cpu_runtime();
     struct rank alone = {runtime, NULL, 0, 1, NULL};
@@ -357,6 +371,7 @@ int main(void) {
     vtable.all_gather = all_gather;
     FAILS(scalert_comm_create_from_vtable(runtime, &vtable, &desc, &comm), SCALERT_INVALID_ARGUMENT, "all_to_all");
 
+    nccl(runtime);
     OK(scalert_comm_create_single(runtime, &alone.comm));
     scalert_comm_destroy(alone.comm);
     scalert_comm_destroy(NULL);

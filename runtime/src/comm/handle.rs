@@ -4,6 +4,7 @@ use super::call::Tag;
 use super::checked::Checked;
 use super::host::{Host, HostCommunicator};
 use super::local::Local;
+use super::nccl::{self, Nccl};
 use super::single::Single;
 use super::{Communicator, Reduction};
 use crate::device::DeviceKind;
@@ -87,6 +88,23 @@ impl Comm {
         let host = Host::new(runtime, host)?;
         let communicator: Arc<dyn Communicator> =
             if desc.checking { Arc::new(Checked::new(host)) } else { Arc::new(host) };
+        Ok(Comm { communicator, runtime: runtime.clone() })
+    }
+
+    /// A rank of NCCL, whose group has the ranks that were given the same id, one CUDA device each. Waits until all have come.
+    ///
+    /// `UNAVAILABLE` with the reason on a machine without NCCL 2.14 or newer, and for a runtime of the CPU. Sums are in an
+    /// order of NCCL's, and so is what becomes of a NaN in a maximum.
+    pub fn nccl(
+        runtime: &Runtime,
+        id: &[u8; nccl::UNIQUE_ID_BYTES],
+        rank: u32,
+        world: u32,
+        desc: &CommDesc,
+    ) -> Result<Comm> {
+        let nccl = Nccl::new(runtime, id, (rank, world), desc.timeout())?;
+        let communicator: Arc<dyn Communicator> =
+            if desc.checking { Arc::new(Checked::new(nccl)) } else { Arc::new(nccl) };
         Ok(Comm { communicator, runtime: runtime.clone() })
     }
 

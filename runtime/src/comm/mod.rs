@@ -9,6 +9,7 @@
 //! | `single` | a group of one rank |
 //! | `local` | ranks that are threads of one process, and their `rendezvous` |
 //! | [`host`] | the host's own communicator behind callbacks |
+//! | [`nccl`] | ranks of NCCL, one CUDA device each |
 //! | `checked` | any communicator, whose ranks compare their calls first |
 //! | `agreement` | whether all ranks have the same words |
 //! | `call` | what a rank calls, in words |
@@ -19,6 +20,7 @@ mod checked;
 mod handle;
 pub mod host;
 mod local;
+pub mod nccl;
 mod rendezvous;
 mod single;
 
