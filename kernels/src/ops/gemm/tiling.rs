@@ -114,7 +114,10 @@ impl Tiling {
         };
         let side = |extent: usize, pieces: usize, unit: usize| extent.div_ceil(unit).div_ceil(pieces) * unit;
         // As many for each worker, since they take as long.
-        let pieces = |extent: usize, most: usize| extent.div_ceil(most).next_multiple_of(workers);
+        let pieces = |extent: usize, most: usize| match extent.div_ceil(most) {
+            pieces if extent >= workers * LEAST_SIDE => pieces.next_multiple_of(workers),
+            pieces => pieces,
+        };
         let (mut down, mut across) = (m.div_ceil(most_rows), n.div_ceil(most_columns));
         if all_b && (!all_a || m >= n) {
             down = pieces(m, most_rows);
