@@ -68,6 +68,8 @@ impl Tensor {
                 DType::F16 => data.cast::<f16>().add(i).write(f16::from_f64(x)),
                 DType::I64 => data.cast::<i64>().add(i).write(x as i64),
                 DType::I32 => data.cast::<i32>().add(i).write(x as i32),
+                DType::I16 => data.cast::<i16>().add(i).write(x as i16),
+                DType::U8 => data.cast::<u8>().add(i).write(x as u8),
             }
         }
     }
@@ -101,6 +103,8 @@ pub fn element(view: &View<'_>, i: usize) -> f64 {
             DType::F16 => view.ptr::<f16>().add(i).read().into(),
             DType::I64 => view.ptr::<i64>().add(i).read() as f64,
             DType::I32 => view.ptr::<i32>().add(i).read().into(),
+            DType::I16 => view.ptr::<i16>().add(i).read().into(),
+            DType::U8 => view.ptr::<u8>().add(i).read().into(),
         }
     }
 }
