@@ -2,9 +2,9 @@
 //! Zettlemoyer 2022, "8-bit optimizers via block-wise quantization"), with the codes of bitsandbytes'
 //! `create_dynamic_map(signed, max_exponent_bits = 7, total_bits = 8)` in ascending order.
 //!
-//! A map has 256 values in seven decades. Decade i = 0, …, 6 has n evenly spaced values between P / 10 and P = 10^(i-6), n =
-//! 2^i of each sign in the signed map and 2^(i+1) in the unsigned; besides them there are 0 and 1. Value k of a decade, in
-//! f32:
+//! A map has 256 values in seven decades. Decade i = 0, …, 6 has n evenly spaced values between P / 10 and P =
+//! 10^(i-6), n = 2^i of each sign in the signed map and 2^(i+1) in the unsigned; besides them there are 0 and 1. Value
+//! k of a decade, in f32:
 //!
 //! ```text
 //! signed:   code = 127 +- (2^i + k)      value = +- fma(2 k + 1, 0.45 P / n, 0.1 P)          0: code 127, 1: code 255
@@ -14,10 +14,10 @@
 //! **Decoding:** x = value * absmax.
 //!
 //! **Encoding** a block: absmax is the largest magnitude; x is stored as the code nearest to r = x * (1 / absmax), each
-//! operation rounded to f32. With the rank of a code, which counts magnitudes from 0 up, rank_0 that of a decade's first
-//! value and r a magnitude, that is rank = round(fma(r, n / (0.9 P), rank_0 - n / 9 - 1/2)), ties to even, and no more than the
-//! decade's last. Half-way between two decades, which r = P (1 + 0.9 / n) is, and half-way to 0 and to 1, r goes to the larger.
-//! What is negative has the code 0 in the unsigned map; the signed map has no -1.
+//! operation rounded to f32. With the rank of a code, which counts magnitudes from 0 up, rank_0 that of a decade's
+//! first value and r a magnitude, that is rank = round(fma(r, n / (0.9 P), rank_0 - n / 9 - 1/2)), ties to even, and no
+//! more than the decade's last. Half-way between two decades, which r = P (1 + 0.9 / n) is, and half-way to 0 and to 1,
+//! r goes to the larger. What is negative has the code 0 in the unsigned map; the signed map has no -1.
 //!
 //! - A block whose absmax is below 2^-126 becomes zeros: absmax = 0.
 //! - A block with a value that is not finite becomes NaN: absmax = NaN, and the codes are those of 0.
@@ -45,8 +45,8 @@ pub enum Sign {
 #[repr(C)]
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct DynamicMap {
-    /// Of the piece with 2^e <= j, in entry e mod 16, where j is 2 |code - 127| + 1 in the signed and code + 1 in the unsigned
-    /// map: value = fma(j - 2^e, step, first). The exponent of an f32 has a bias of 127, so entry 15 is e = 0.
+    /// Of the piece with 2^e <= j, in entry e mod 16, where j is 2 |code - 127| + 1 in the signed and code + 1 in the
+    /// unsigned map: value = fma(j - 2^e, step, first). The exponent of an f32 has a bias of 127, so entry 15 is e = 0.
     step: [f32; 16],
     first: [f32; 16],
     /// Of r in \[2^b, 2^(b+1)), in entry b + 31: what r must reach to belong to the piece of the next entry.
@@ -242,6 +242,6 @@ pub fn scale_of(bits: i32) -> (f32, f32) {
     } else {
         largest
     };
-    // Of 0 it is infinity, and 0 times that is not a number, which encodes as 0 does; but what is not 0 would be infinite.
+    // By infinity, what is denormal would encode as 1.
     (absmax, if absmax == 0.0 { 0.0 } else { 1.0 / absmax })
 }

@@ -171,6 +171,7 @@ struct Buffers<'a> {
 }
 
 /// One optimizer's operation.
+#[expect(clippy::large_enum_variant, reason = "one lives at a time, on the stack: a step allocates nothing")]
 pub(super) enum Update<'a> {
     AdamW(Box<AdamW<'a>>),
     Sgd(Sgd<'a>),

@@ -7,8 +7,9 @@
 //! | moment1, moment2 | [`Moment`]s of one format | updated in place |
 //! | control | i64 \[10\]; optional | read |
 //!
-//! All but control and scales have one shape of 0 to 5 dimensions and contiguous rows; if master or moments are not f32, all
-//! are contiguous. None shares memory with another. Element by element, in f32 whatever the formats, where each operation rounds once to nearest even f32, as written, and fma(a, b, c) = a b + c rounds once:
+//! All but control and scales have one shape of 0 to 5 dimensions and contiguous rows; if master or moments are not
+//! f32, all are contiguous. None shares memory with another. Element by element, in f32 whatever the formats, where
+//! each operation rounds once to nearest even f32, as written, and fma(a, b, c) = a b + c rounds once:
 //!
 //! ```text
 //! g       = gradient * gradient_scale
@@ -98,7 +99,8 @@ pub struct Constants {
     pub decay: f32,
 }
 
-/// 1 - beta^step in f64: by squaring, so that it is the same on every machine. The first step is 1, which 0 is taken as.
+/// 1 - beta^step in f64: by squaring, so that it is the same on every machine. The first step is 1, which 0 is taken
+/// as.
 pub fn bias_correction(beta: f32, step: u64) -> f32 {
     let (mut power, mut square, mut rest) = (1.0f64, f64::from(beta), step.max(1));
     while rest > 0 {

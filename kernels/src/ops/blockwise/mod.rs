@@ -6,8 +6,8 @@
 //! | codes | that of x, contiguous | u8 |
 //! | absmax | \[ceil(elements / 256)\], contiguous | f32 |
 //!
-//! Blocks are counted from the first element, in row-major order. To decode elements of a larger tensor, begin at a multiple of
-//! 256 of it.
+//! Blocks are counted from the first element, in row-major order. To decode elements of a larger tensor, begin at a
+//! multiple of 256 of it.
 //!
 //! Tolerance: none; the same bits everywhere, those of the optimizers. Zero elements do nothing.
 

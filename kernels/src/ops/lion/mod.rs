@@ -8,8 +8,9 @@
 //! | moment | a [`Moment`] | updated in place |
 //! | control | i64 \[10\]; optional | read |
 //!
-//! All but control and scales have one shape of 0 to 5 dimensions and contiguous rows; if master or moment are not f32, all
-//! are contiguous. None shares memory with another. Element by element, in f32 whatever the formats, where each operation rounds once to nearest even f32, as written, and fma(a, b, c) = a b + c rounds once:
+//! All but control and scales have one shape of 0 to 5 dimensions and contiguous rows; if master or moment are not f32,
+//! all are contiguous. None shares memory with another. Element by element, in f32 whatever the formats, where each
+//! operation rounds once to nearest even f32, as written, and fma(a, b, c) = a b + c rounds once:
 //!
 //! ```text
 //! g      = gradient * gradient_scale

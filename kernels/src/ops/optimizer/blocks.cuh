@@ -1,5 +1,5 @@
-// One pass over optimizer state in any format: `BlocksParameters` of cuda.rs, and the bits of blocks.rs. A warp updates a block of
-// 256 elements at a time.
+// One pass over optimizer state in any format: `BlocksParameters` of cuda.rs, and the bits of blocks.rs. A warp updates a
+// block of 256 elements at a time.
 #pragma once
 #include "compact.cuh"
 #include "optimizer.cuh"

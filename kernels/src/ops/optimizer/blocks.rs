@@ -1,5 +1,5 @@
-//! One pass over state in any format, in blocks of 256 elements that stay in the first-level cache from when they are read
-//! until they are written.
+//! One pass over state in any format, in blocks of 256 elements that stay in the first-level cache from when they are
+//! read until they are written.
 
 use super::{Master, Moment, Rule, Tensors};
 use crate::backend::cpu::compact::{self, Half, Words};
@@ -11,7 +11,8 @@ use crate::philox::Key;
 use crate::with_float;
 use std::ops::Range;
 
-/// Elements from those that are updated to those that are asked for: the processor does not follow so many streams by itself.
+/// Elements from those that are updated to those that are asked for: the processor does not follow so many streams by
+/// itself.
 const AHEAD: usize = 4 * BLOCK;
 
 /// Most tensors with the elements of an update: the gradient, the master, the weight, and two moments.
@@ -177,7 +178,8 @@ impl<const N: usize, R: Rule<N>> Blocks<'_, N, R> {
         }
     }
 
-    /// Updates the master and the moments in f32; returns the largest magnitudes of moments that will be `CODED`, as integers.
+    /// Updates the master and the moments in f32; returns the largest magnitudes of moments that will be `CODED`, as
+    /// integers.
     ///
     /// # Safety
     /// All are valid for `n` elements.

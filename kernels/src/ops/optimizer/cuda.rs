@@ -30,7 +30,8 @@ pub(in crate::ops) fn launch<const N: usize, const M: usize, R: Copy>(
     let control = tensors.control.map_or(0, |control| control.data() as u64);
     let gradient_scale = tensors.gradient_scale;
     let parameters = Parameters { tensors: elementwise, control, gradient_scale, rule };
-    // SAFETY: the parameters are those of the kernel, and the views' memory outlives the work, as their makers promised.
+    // SAFETY: the parameters are those of the kernel, and the views' memory outlives the work, as their makers
+    // promised.
     unsafe { gpu.launch(file, kernel, launch, &parameters) }
 }
 
@@ -126,6 +127,7 @@ pub(in crate::ops) fn launch_blocks<const M: usize, R: Copy>(
     };
     let warps = (BLOCKS_THREADS / 32) as usize;
     let blocks = gpu.blocks(numel.div_ceil(BLOCK).div_ceil(warps), BLOCKS_PER_MULTIPROCESSOR);
-    // SAFETY: the parameters are those of the kernel, and the views' memory outlives the work, as their makers promised.
+    // SAFETY: the parameters are those of the kernel, and the views' memory outlives the work, as their makers
+    // promised.
     unsafe { gpu.launch(file, kernel, Launch::linear(blocks, BLOCKS_THREADS), &parameters) }
 }

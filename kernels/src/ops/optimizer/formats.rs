@@ -15,8 +15,8 @@ pub enum Master<'a> {
         /// f32, bf16 or f16: the master, rounded; written.
         weight: Option<View<'a>>,
     },
-    /// The bf16 weight and a remainder are the bits of the master: master = (weight << 16) + remainder, the very bits that
-    /// [`Master::F32`] trains (which NaN a NaN is excepted).
+    /// The bf16 weight and a remainder are the bits of the master: master = (weight << 16) + remainder, the very bits
+    /// that [`Master::F32`] trains (which NaN a NaN is excepted).
     Split16 {
         /// bf16; updated.
         weight: View<'a>,
@@ -46,9 +46,9 @@ pub enum Moment<'a> {
 
 /// Where the random words of a tensor that is rounded stochastically come from: [`crate::philox`].
 ///
-/// The weights' words are the stream 2 tensor; the moments share the stream 2 tensor + 1, whose words round the first moment
-/// by their high and the second by their low 16 bits. Element i of the tensors takes word first_index + i, so the bits do
-/// not depend on where the tensors are cut.
+/// The weights' words are the stream 2 tensor; the moments share the stream 2 tensor + 1, whose words round the first
+/// moment by their high and the second by their low 16 bits. Element i of the tensors takes word first_index + i, so
+/// the bits do not depend on where the tensors are cut.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Random {
     /// Of the whole run.
@@ -160,7 +160,7 @@ impl<'a> Moment<'a> {
     }
 }
 
-/// Checks the formats; returns whether all is f32, which needs no blocks.
+/// Requires dtypes, one format of all moments, a scale for each block, and random words where something is rounded by them.
 pub(super) fn check(
     numel: usize,
     master: &Master<'_>,

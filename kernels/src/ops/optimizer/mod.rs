@@ -1,8 +1,9 @@
-//! What the optimizers share: the formats of their state, the checks of their arguments, and one streaming pass over them.
+//! What the optimizers share: the formats of their state, the checks of their arguments, and one streaming pass over
+//! them.
 //!
-//! An update reads its state into f32, computes there, and stores it: an optimizer is one rule of arithmetic, whatever the
-//! formats. State that is all f32 is streamed vector by vector; other formats are updated in blocks of 256 elements, in
-//! which no value is stored and read again outside the first-level cache.
+//! An update reads its state into f32, computes there, and stores it: an optimizer is one rule of arithmetic, whatever
+//! the formats. State that is all f32 is streamed vector by vector; other formats are updated in blocks of 256
+//! elements, in which no value is stored and read again outside the first-level cache.
 //!
 //! | format | bytes of an element | stored |
 //! |---|---|---|

@@ -9,9 +9,9 @@
 //! **Split:** weight = x rounded to bf16, nearest with ties away from zero; remainder = the low 16 bits of x, signed.
 //! **Join:** the bits of y are (weight << 16) + remainder, modulo 2^32.
 //!
-//! Joined, what was split is x, bit by bit, infinities, denormals and both zeros included: with ties away from zero the bits of x
-//! lie within -2^15 .. 2^15 - 1 of those of weight. (The largest finite values have the weight infinity and a negative remainder.)
-//! A NaN has a weight that is NaN, and stays NaN; which is not specified.
+//! Joined, what was split is x, bit by bit, infinities, denormals and both zeros included: with ties away from zero the
+//! bits of x lie within -2^15 .. 2^15 - 1 of those of weight. (The largest finite values have the weight infinity and a
+//! negative remainder.) A NaN has a weight that is NaN, and stays NaN; which is not specified.
 //!
 //! Tolerance: none; the same bits everywhere, those of the optimizers. Zero elements do nothing.
 
