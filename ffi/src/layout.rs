@@ -106,7 +106,9 @@ pub fn constants() -> Vec<(&'static str, i64)> {
     use scalert_runtime::ops::gemm::{Activation, Compute, Implementation};
     use scalert_runtime::ops::rotary::RotaryLayout;
     use scalert_runtime::optim::{Optimizer, ScheduleKind};
-    use scalert_runtime::{DType, MAX_DIMS, NativeDomain, Part, Status, Tier};
+    use scalert_runtime::{
+        DType, GradientReduction, MAX_DIMS, MasterFormat, MomentFormat, NativeDomain, Part, Stage, Status, Tier,
+    };
     let enumerations = [
         Status::CONSTANTS,
         Option::<NativeDomain>::CONSTANTS,
@@ -125,6 +127,10 @@ pub fn constants() -> Vec<(&'static str, i64)> {
         ScheduleKind::CONSTANTS,
         Reduction::CONSTANTS,
         Optimizer::CONSTANTS,
+        MasterFormat::CONSTANTS,
+        MomentFormat::CONSTANTS,
+        Stage::CONSTANTS,
+        GradientReduction::CONSTANTS,
         Part::CONSTANTS,
     ];
     let version = i64::from(crate::version::VERSION);

@@ -138,7 +138,7 @@ impl GroupDesc {
             Optimizer::AdamW => {
                 let options = AdamWOptions { learning_rate, beta1, beta2, epsilon, weight_decay, gradient_scale, step };
                 let op = options.op(gradient, master, moment(0), moment(1), random);
-                Update::AdamW(Box::new(AdamW { control, ..op }))
+                Update::AdamW(AdamW { control, ..op })
             }
             Optimizer::Sgd => {
                 let options = SgdOptions { learning_rate, momentum, weight_decay, gradient_scale, step, nesterov };
@@ -173,7 +173,7 @@ struct Buffers<'a> {
 /// One optimizer's operation.
 #[expect(clippy::large_enum_variant, reason = "one lives at a time, on the stack: a step allocates nothing")]
 pub(super) enum Update<'a> {
-    AdamW(Box<AdamW<'a>>),
+    AdamW(AdamW<'a>),
     Sgd(Sgd<'a>),
     Lion(Lion<'a>),
 }
@@ -189,7 +189,7 @@ impl Update<'_> {
 
     pub(super) fn prepare(&self, queue: &mut Queue<'_>) -> Result<()> {
         match self {
-            Update::AdamW(op) => queue.prepare(&**op),
+            Update::AdamW(op) => queue.prepare(op),
             Update::Sgd(op) => queue.prepare(op),
             Update::Lion(op) => queue.prepare(op),
         }
@@ -197,7 +197,7 @@ impl Update<'_> {
 
     pub(super) fn run(&self, queue: &mut Queue<'_>) -> Result<()> {
         match self {
-            Update::AdamW(op) => queue.run(&**op),
+            Update::AdamW(op) => queue.run(op),
             Update::Sgd(op) => queue.run(op),
             Update::Lion(op) => queue.run(op),
         }

@@ -170,9 +170,11 @@ fn earlier(failure: &Error) -> Error {
 /// The ncclDataType_t of a dtype.
 fn data_type(dtype: DType) -> c_int {
     match dtype {
+        DType::U8 => 1,
         DType::I32 => 2,
         DType::I64 => 4,
-        DType::F16 => 6,
+        // It has none of its own, is only moved, and that does not look at bits.
+        DType::F16 | DType::I16 => 6,
         DType::F32 => 7,
         DType::BF16 => 9,
     }
