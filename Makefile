@@ -159,7 +159,7 @@ test-c: $(C_TESTS) $(EXAMPLES) emulator
 	@set -e; for t in $(EMULATED_TESTS); do echo "== $$t, emulated"; LD_LIBRARY_PATH=target/emulator $$t; done
 
 # With an MPI of the machine or one installed into target/mpi; MPI=0 leaves it out.
-test-mpi: stage
+test-mpi: target/examples/train_gpt
 	@packaging/mpi-toolchain.sh
 	@tests/mpi.sh
 

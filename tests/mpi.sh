@@ -32,6 +32,10 @@ SOURCE
 OMPI_CC=${CXX:-c++} MPICH_CC=${CXX:-c++} "$mpicc" -x c++ -std=c++17 -Wall -Wextra -Werror -fsyntax-only \
     -I"$stage/include" "$out/twice.cpp"
 
+"$mpicc" -std=c99 -Wall -Wextra -pedantic -Werror -O2 -g -DRANKS_OVER_MPI \
+    -isystem "$(dirname "$(dirname "$(command -v "$mpicc")")")/include" -I"$stage/include" examples/c/train_gpt.c \
+    -o "$out/train_gpt" -L"$stage/lib" -lscaleRT -Wl,-rpath,"$stage/lib" -lm -lpthread
+
 # Open MPI asks for these two where tests run as root on few cores; others do not know them.
 flags=()
 if mpirun --version | grep -q 'Open MPI'; then
@@ -45,6 +49,22 @@ for ranks in 1 2 3 4; do
     echo "== $ranks ranks of MPI"
     piece=$((ranks == 3 ? 1000 : 268435456))
     run -np $ranks "$out/comm-$piece"
+done
+
+# Ranks that are processes train as those that are threads do.
+cat include/*.h* runtime/src/*.rs >"$out/text"
+small=(--device cpu --layers 2 --width 64 --heads 2 --context 64 --micro-batch 4 --steps 10 --sample 0 --quiet --threads 1)
+weights() { grep '^final: ' "$1" | sed 's/.*weights=//'; }
+"$target/examples/train_gpt" "${small[@]}" --ranks 2 --format split16,int8 "$out/text" >"$out/threads.txt"
+for options in '--stage 0' '--stage 2' '--stage 3 --overlap'; do
+    echo "== train_gpt on 2 ranks of MPI, $options"
+    # shellcheck disable=SC2086 # an option and its value
+    run -np 2 "$out/train_gpt" "${small[@]}" $options --format split16,int8 "$out/text" >"$out/processes.txt"
+    if [ "$(weights "$out/threads.txt")" != "$(weights "$out/processes.txt")" ]; then
+        cat "$out/threads.txt" "$out/processes.txt"
+        echo 'mpi.sh: processes must train as threads do' >&2
+        exit 1
+    fi
 done
 
 if [ ${#flags[@]} -gt 0 ]; then

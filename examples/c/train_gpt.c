@@ -6,11 +6,15 @@
  * llama) in bf16, f16 or f32 with f32 master weights, and ends with a sample of what it learned. It shows a framework's
  * side of the library: the program owns the model, the order of operations and the data; the library computes, keeps
  * the training state (weights, master weights, moments, gradient sums) and accounts for every byte. With --ranks several
- * threads train one model, each on its own data, and divide that state among them.
+ * threads train one model, each on its own data, and divide that state among them; compiled by mpicc with
+ * -DRANKS_OVER_MPI, ranks are processes, as many as mpirun starts.
  *
  * Top to bottom: options, parameters, memory plan, forward, backward, data, training, sampling, ranks, main. */
 #define _POSIX_C_SOURCE 200809L
 #include <scaleRT.h>
+#ifdef RANKS_OVER_MPI
+#include <scaleRT_mpi.h>
+#endif
 
 #include <errno.h>
 #include <float.h>
@@ -1340,6 +1344,27 @@ static void *run_rank(void *argument) {
 
 /* ---- ranks and main --------------------------------------------------------------------------------------------- */
 
+#ifdef RANKS_OVER_MPI
+/* This process is one rank. */
+static void run_ranks(const scalert_runtime_desc_t *desc, const scalert_device_info_t *device, const corpus_t *corpus) {
+    scalert_comm_desc_t comm = SCALERT_COMM_DESC_INIT;
+    rank_t rank = {0, NULL, NULL, device, 1, corpus};
+    comm.checking = 1;
+    CHECK(scalert_runtime_create(desc, &rank.runtime));
+    CHECK(scalert_comm_create_mpi(rank.runtime, MPI_COMM_WORLD, &comm, &rank.comm));
+    CHECK(scalert_comm_rank(rank.comm, &rank.number));
+    run_rank(&rank);
+}
+
+/* Collectives come from one thread at a time, with --overlap not always the main one. */
+static void begin_mpi(int *argc, char ***argv) {
+    int threads, ranks;
+    if (MPI_Init_thread(argc, argv, MPI_THREAD_SERIALIZED, &threads) != MPI_SUCCESS || threads < MPI_THREAD_SERIALIZED)
+        usage_error("MPI does not start");
+    MPI_Comm_size(MPI_COMM_WORLD, &ranks);
+    opt.ranks = ranks;
+}
+#else
 enum { MOST_RANKS = 64 };
 
 /* Ranks are threads, the first of which is this one; they share the threads of the CPU out. */
@@ -1368,6 +1393,7 @@ static void run_ranks(const scalert_runtime_desc_t *given, const scalert_device_
     for (uint32_t r = 1; r < count; r++)
         pthread_join(threads[r], NULL);
 }
+#endif
 
 int main(int argc, char **argv) {
     const int files = parse_options(argc, argv);
@@ -1375,11 +1401,17 @@ int main(int argc, char **argv) {
     scalert_runtime_desc_t desc = SCALERT_RUNTIME_DESC_INIT;
     scalert_device_info_t device = SCALERT_DEVICE_INFO_INIT;
 
+#ifdef RANKS_OVER_MPI
+    begin_mpi(&argc, &argv);
+#endif
     choose_device(&desc);
     desc.device_bytes = (uint64_t)opt.device_memory;
     desc.threads = desc.device == SCALERT_DEVICE_CPU ? (uint32_t)opt.threads : 0;
     CHECK(scalert_device_describe(desc.device, desc.ordinal, &device));
     run_ranks(&desc, &device, &corpus);
     free(corpus.training);
+#ifdef RANKS_OVER_MPI
+    MPI_Finalize();
+#endif
     return 0;
 }
