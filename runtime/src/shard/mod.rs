@@ -2,10 +2,10 @@
 //!
 //! | module | is |
 //! |---|---|
-//! | [`layout`] | the flat space of parameters, and which rank has which part of it |
-//! | [`bucket`] | gradients on their way to the sum over ranks |
-//! | [`forecast`] | which parameters will be acquired next |
-//! | [`gathered`] | where the weights of a sharded parameter are while they are in use |
+//! | `layout` | the flat space of parameters, and which rank has which part of it |
+//! | `bucket` | gradients on their way to the sum over ranks |
+//! | `forecast` | which parameters will be acquired next |
+//! | `gathered` | where the weights of a sharded parameter are while they are in use |
 
 pub(crate) mod bucket;
 pub(crate) mod forecast;
