@@ -86,6 +86,9 @@ for format in split16,int8 none,bf16 none,int8; do
     same "format-$format-2" "format-$format-3"
 done
 
+run gradients-bf16 --steps 200 --gradients bf16
+near gradients-bf16 whole
+
 run ranks-none --steps 10 --micro-batch 4 --accumulation 2
 near ranks-2-stage-3 ranks-none
 run ranks-overflow --dtype f16 --force-overflow 5 --steps 10 --ranks 2 --stage 2

@@ -64,7 +64,7 @@ static void *allocate(size_t count, size_t size) {
 static struct {
     int64_t dtype, arch, vocabulary, layers, width, heads, kv_heads, context, micro_batch, accumulation, steps,
         schedule, warmup, optimizer, seed, threads, device_memory, force_overflow, eval_every, sample, quiet, ranks, stage,
-        overlap;
+        overlap, gradients;
     scalert_master_format_t master;
     scalert_moment_format_t moments;
     double lr, weight_decay, clip, dropout, loss_scale;
@@ -75,6 +75,8 @@ static struct {
 static const char *const dtypes[] = {"bf16", "f16", "f32", NULL}, *const archs[] = {"gpt2", "llama", NULL};
 static const char *const optimizers[] = {"adamw", "lion", "sgd", NULL};
 static const char *const schedules[] = {"constant", "cosine", "linear", "rsqrt", "wsd", NULL};
+static const char *const gradient_dtypes[] = {"f32", "bf16", NULL};
+static const scalert_dtype_t gradient_codes[] = {SCALERT_F32, SCALERT_BF16};
 static const char *const stages[] = {"0", "1", "2", "3", NULL};
 static const scalert_dtype_t dtype_codes[] = {SCALERT_BF16, SCALERT_F16, SCALERT_F32};
 static const scalert_optimizer_t optimizer_codes[] = {SCALERT_OPTIMIZER_ADAMW, SCALERT_OPTIMIZER_LION,
@@ -121,6 +123,7 @@ static const struct option {
     {"device-memory", "0", BYTES, &opt.device_memory, 0, 9e15, NULL, "budget, suffix K, M or G; 0 = no limit"},
     {"threads", "0", COUNT, &opt.threads, 0, 1024, NULL, "of the CPU; 0 = all"},
     {"format", "f32,f32", TEXT, &opt.format, 0, 0, NULL, "of master weights, f32, split16 or none, and moments, f32, bf16 or int8"},
+    {"gradients", "f32", CHOICE, &opt.gradients, 0, 0, gradient_dtypes, "that accumulate"},
     {"ranks", "1", COUNT, &opt.ranks, 1, 64, NULL, "threads that train together, each with micro-batches of its own"},
     {"stage", "0", CHOICE, &opt.stage, 0, 0, stages, "of ZeRO: ranks divide optimizer state, gradients, weights"},
     {"overlap", NULL, FLAG, &opt.overlap, 0, 0, NULL, "what goes between ranks goes while they compute"},
@@ -1299,6 +1302,7 @@ static void *run_rank(void *argument) {
     m->comm = rank->comm;
     m->runtime = rank->runtime;
     CHECK(scalert_stream_create(m->runtime, &m->stream));
+    state.gradient_dtype = gradient_codes[opt.gradients];
     state.comm = m->comm;
     state.stage = (scalert_stage_t)opt.stage;
     state.overlap = (uint8_t)opt.overlap;

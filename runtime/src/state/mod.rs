@@ -23,6 +23,7 @@ mod parameter;
 mod reduction;
 mod residency;
 mod step;
+mod storage;
 
 pub use group::{GroupDesc, MasterFormat, MomentFormat};
 pub use parameter::{ParameterInfo, Part};
