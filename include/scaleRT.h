@@ -926,44 +926,46 @@ scalert_status_t scalert_comm_async_error(const scalert_comm_t *comm);
  * orders these with events. */
 typedef struct scalert_state scalert_state_t;
 
-/* What the ranks of a communicator divide among them instead of each having all of it (ZeRO, Rajbhandari et al. 2020). Of
- * n parameters in a 16-bit dtype with f32 master weights, two f32 moments and 16-bit gradients, each of N ranks holds
- * these bytes per parameter; f32 accumulation takes 2 more, from GRADIENTS on 2/N. */
+/* What the ranks of a communicator divide among them instead of each having all of it (ZeRO, Rajbhandari et al. 2020).
+ * Of n parameters in a 16-bit dtype with f32 master weights, two f32 moments and 16-bit gradients, each of N ranks
+ * holds these bytes per parameter; f32 accumulation takes 2 more, from GRADIENTS on 2/N. */
 typedef int32_t scalert_stage_t;
 #define SCALERT_STAGE_REPLICATED 0 /* nothing: 16 */
 #define SCALERT_STAGE_OPTIMIZER 1  /* master weights and moments: 4 + 12/N */
 #define SCALERT_STAGE_GRADIENTS 2  /* gradient accumulators too: 2 + 14/N */
 #define SCALERT_STAGE_PARAMETERS 3 /* weights too, which acquire gathers: 16/N */
 
-/* When gradients are summed over the ranks. */
+/* When gradients are summed over the ranks.
+ *   EACH_MICRO  those of each micro-batch during its backward pass, and then over micro-batches: the same bits at every
+ *               stage
+ *   AT_STEP     each rank sums its own over micro-batches, and the step over ranks: less traffic; up to stage OPTIMIZER
+ *   AUTO        EACH_MICRO where the communicator is deterministic, and from stage GRADIENTS on; else AT_STEP */
 typedef int32_t scalert_gradient_reduction_t;
-#define SCALERT_GRADIENT_REDUCTION_AUTO                                                                                \
-    0 /* EACH_MICRO where the communicator is deterministic, and from stage GRADIENTS on; else AT_STEP */
-#define SCALERT_GRADIENT_REDUCTION_EACH_MICRO                                                                          \
-    1 /* those of each micro-batch, during the backward pass, and then over micro-batches: the same bits at every stage */
-#define SCALERT_GRADIENT_REDUCTION_AT_STEP                                                                             \
-    2 /* each rank sums its own over micro-batches, and the step over ranks: less traffic; up to stage OPTIMIZER */
+#define SCALERT_GRADIENT_REDUCTION_AUTO 0
+#define SCALERT_GRADIENT_REDUCTION_EACH_MICRO 1
+#define SCALERT_GRADIENT_REDUCTION_AT_STEP 2
 
-/* With a communicator of several ranks the state is one of several that train one model, each in its own process or thread
- * with its own data. Gradients are summed over ranks, the step takes their mean. All ranks add the same groups and
- * parameters and make the same calls in the same order: those tagged [collective] talk to the others. Where the
- * communicator compares calls (checking, or ranks of one process), a difference is FAILED_PRECONDITION on every rank, which
- * names the gradients or weights that each meant. With a deterministic communicator, a run has the same bits at every
- * stage, with any bucket_bytes, with or without overlap. After a failure of the communicator, destroy the state. */
+/* With a communicator of several ranks the state is one of several that train one model, each in its own process or
+ * thread with its own data. Gradients are summed over ranks, the step takes their mean. All ranks add the same groups
+ * and parameters and make the same calls in the same order: those tagged [collective] talk to the others. Where the
+ * communicator compares calls (checking, or ranks of one process), a difference is FAILED_PRECONDITION on every rank,
+ * which names the gradients or weights that each meant. With a deterministic communicator, a run has the same bits at
+ * every stage, with any bucket_bytes, with or without overlap. After a failure of the communicator, destroy the state.
+ */
 typedef struct scalert_state_desc {
     size_t struct_size;
     scalert_dtype_t gradient_dtype; /* of accumulation, F32 or BF16; 0 = F32 */
     scalert_comm_t *comm;           /* the ranks; NULL = this one alone */
-    uint64_t bucket_bytes; /* WORKSPACE memory in which gradients wait for their sum; 0 = 16 MiB, at most all gradients */
-    uint64_t gather_bytes; /* PARAMETERS: WORKSPACE memory for weights in use. 0 = 16 MiB or twice the largest parameter; at
-                              most all weights */
+    uint64_t bucket_bytes; /* WORKSPACE memory in which gradients wait for their sum; 0 = 16 MiB, at most all */
+    uint64_t gather_bytes; /* PARAMETERS: WORKSPACE memory for weights in use. 0 = 16 MiB or twice the largest
+                              parameter; at most all weights */
     scalert_stage_t stage;
     scalert_gradient_reduction_t gradient_reduction;
-    scalert_dtype_t reduction_dtype; /* of gradients on their way between ranks: F32, or BF16, which halves the traffic, the
-                                        sum being in f32 and rounded once. 0 = F32. Not with AT_STEP */
-    uint8_t overlap; /* what goes between ranks goes while the host goes on, with a second bucket: on the CPU device on a
-                        thread of the state, on a CUDA device on a stream of its own. Weights that were acquired next in
-                        the step before are then fetched ahead */
+    scalert_dtype_t reduction_dtype; /* of gradients on their way between ranks: F32, or BF16, which halves the traffic,
+                                        the sum being in f32 and rounded once. 0 = F32. Not with AT_STEP */
+    uint8_t overlap; /* what goes between ranks goes while the host goes on, with a second bucket: on the CPU device on
+                        a thread of the state, on a CUDA device on a stream of its own. Weights that were acquired next
+                        in the step before are then fetched ahead */
 } scalert_state_desc_t;
 #define SCALERT_STATE_DESC_INIT {sizeof(scalert_state_desc_t), 0, NULL, 0, 0, 0, 0, 0, 0}
 
@@ -972,21 +974,24 @@ typedef int32_t scalert_optimizer_t;
 #define SCALERT_OPTIMIZER_SGD 1
 #define SCALERT_OPTIMIZER_LION 2
 
-/* Where the f32 master weights of a group are, in bytes per parameter beside the weight. */
+/* Where the f32 master weights of a group are, and the bytes per parameter that they take beside the weight.
+ *   F32      4  in f32. F32 weights are their own master weights: 0
+ *   SPLIT16  2  the BF16 weight and a 16-bit remainder are the master weight: it trains with the very bits of F32
+ *   NONE     0  weights are updated in f32 and rounded stochastically to their dtype, by Philox4x32-10 of the group's
+ *               seed, the step and the element: the bits do not depend on ranks or threads */
 typedef int32_t scalert_master_format_t;
-#define SCALERT_MASTER_F32 0 /* 4: in f32. F32 weights are their own master weights: 0 */
-#define SCALERT_MASTER_SPLIT16                                                                                         \
-    1 /* 2: BF16 weights and a 16-bit remainder are the master weights, which train with the very bits of F32 */
-#define SCALERT_MASTER_NONE                                                                                            \
-    2 /* 0: weights are updated in f32 and rounded stochastically to their dtype, by Philox4x32-10 of the group's seed, the       \
-         step and the element: the bits do not depend on ranks or threads */
+#define SCALERT_MASTER_F32 0
+#define SCALERT_MASTER_SPLIT16 1
+#define SCALERT_MASTER_NONE 2
 
-/* How a group's optimizer keeps each moment, in bytes per parameter. */
+/* How a group's optimizer keeps each moment, and the bytes per parameter that it takes.
+ *   F32   4
+ *   BF16  2         rounded stochastically, as with MASTER_NONE
+ *   INT8  1 + 1/64  codes of the dynamic map, with one f32 scale for each 256 of them (Dettmers et al. 2022) */
 typedef int32_t scalert_moment_format_t;
-#define SCALERT_MOMENTS_F32 0  /* 4 */
-#define SCALERT_MOMENTS_BF16 1 /* 2: rounded stochastically, as MASTER_NONE */
-#define SCALERT_MOMENTS_INT8                                                                                           \
-    2 /* 1 + 1/64: codes of the dynamic map, with one f32 scale for each 256 (Dettmers et al. 2022) */
+#define SCALERT_MOMENTS_F32 0
+#define SCALERT_MOMENTS_BF16 1
+#define SCALERT_MOMENTS_INT8 2
 
 /* Hyper-parameters and formats that a group of parameters shares. */
 typedef struct scalert_group_desc {
@@ -997,16 +1002,17 @@ typedef struct scalert_group_desc {
     float beta1, beta2;           /* 0 = the optimizer's defaults */
     float epsilon;                /* AdamW; 0 = 1e-8 */
     float weight_decay;
-    float momentum;   /* SGD; 0 = none */
-    uint8_t nesterov; /* SGD */
-    uint64_t seed;    /* of what is rounded stochastically */
+    float momentum;                 /* SGD; 0 = none */
+    uint8_t nesterov;               /* SGD */
+    uint64_t seed;                  /* of what is rounded stochastically */
     scalert_master_format_t master; /* SPLIT16 is of BF16 weights */
     scalert_moment_format_t moments;
-    uint8_t frozen; /* the weights never change: no master weights, moments and gradients; MASTER reads and writes the weights */
+    uint8_t frozen; /* the weights never change: no master weights, moments and gradients; MASTER reads and writes the
+                       weights */
 } scalert_group_desc_t;
 #define SCALERT_GROUP_DESC_INIT                                                                                        \
-    {sizeof(scalert_group_desc_t), SCALERT_OPTIMIZER_ADAMW, 0, 0.0f, 0.0f, 0.0f, 0.0f, 0.0f, 0.0f, 0, 0,                  \
-     SCALERT_MASTER_F32, SCALERT_MOMENTS_F32, 0}
+    {sizeof(scalert_group_desc_t), SCALERT_OPTIMIZER_ADAMW, 0, 0.0f, 0.0f, 0.0f, 0.0f, 0.0f, 0.0f, 0, 0,               \
+     SCALERT_MASTER_F32,           SCALERT_MOMENTS_F32,     0}
 
 /* [thread-safe] [sync] */
 scalert_status_t scalert_state_create(scalert_runtime_t *runtime, const scalert_state_desc_t *desc,
@@ -1022,8 +1028,8 @@ scalert_status_t scalert_state_add_parameter(scalert_state_t *state, uint32_t gr
 /* Exact bytes per tier that the state takes: what seal will take before it, what is held after it. limit, used and peak
  * are the state's own: no limit, and the sum. The caller sets out->struct_size. [externally-synchronised] [sync] */
 scalert_status_t scalert_state_memory(const scalert_state_t *state, scalert_memory_report_t *out);
-/* Fixes the layout and allocates; all weights and moments are zero. OUT_OF_BUDGET leaves the state as it was. It fails on
- * every rank if it does on one, or if they have not added the same: FAILED_PRECONDITION names the first difference.
+/* Fixes the layout and allocates; all weights and moments are zero. OUT_OF_BUDGET leaves the state as it was. It fails
+ * on every rank if it does on one, or if they have not added the same: FAILED_PRECONDITION names the first difference.
  * [collective] [externally-synchronised] [sync] */
 scalert_status_t scalert_state_seal(scalert_state_t *state);
 
@@ -1050,15 +1056,15 @@ typedef int32_t scalert_part_t;
 #define SCALERT_PART_GRADIENT 3 /* accumulated so far in this step; read only */
 /* Copies a part out, [shape of the parameter] F32: for the host's own checkpoints and inspection.
  * INVALID_ARGUMENT for a moment that the group's optimizer does not keep; the gradient is there within a step only. Of
- * several ranks: [collective] for what their stage divides, which every rank gets whole, destination being contiguous, and
- * for the gradient, which is the sum over ranks (with AT_STEP this rank's own) and is there between micro-batches.
+ * several ranks: [collective] for what their stage divides, which every rank gets whole, destination being contiguous,
+ * and for the gradient, which is the sum over ranks (with AT_STEP this rank's own) and is there between micro-batches.
  * [externally-synchronised] [async] */
 scalert_status_t scalert_state_read(scalert_state_t *state, scalert_stream_t *stream, uint32_t parameter,
                                     scalert_part_t part, const scalert_tensor_t *destination);
 /* Copies a part in from a float tensor of the parameter's shape: initial weights, or a checkpoint. Outside of a step,
- * while the parameter is not acquired. Of several ranks each gives the same values; where they divide the state, source is
- * contiguous. What SPLIT16 and INT8 keep is made from F32, contiguous; reading it out, destination is contiguous as well.
- * [collective] [externally-synchronised] [async] */
+ * while the parameter is not acquired. Of several ranks each gives the same values; where they divide the state, source
+ * is contiguous. What SPLIT16 and INT8 keep is made from F32, contiguous; reading it out, destination is contiguous as
+ * well. [collective] [externally-synchronised] [async] */
 scalert_status_t scalert_state_write(scalert_state_t *state, scalert_stream_t *stream, uint32_t parameter,
                                      scalert_part_t part, const scalert_tensor_t *source);
 /* The number of steps taken, which bias corrections and momentum depend on; setting it belongs to restoring a
@@ -1067,9 +1073,10 @@ scalert_status_t scalert_state_write(scalert_state_t *state, scalert_stream_t *s
 scalert_status_t scalert_state_set_step(scalert_state_t *state, uint64_t step);
 
 /* The current weights of a parameter, resident on the device for work enqueued on stream until release: a borrowed,
- * read-only view, contiguous, in the group's weight dtype. May be acquired several times; each needs its release. At stage
- * PARAMETERS they are gathered from all ranks unless they still are there [collective]; OUT_OF_BUDGET when the parameters
- * that are acquired leave no room in gather_bytes: release some first. [externally-synchronised] [async] [capturable] */
+ * read-only view, contiguous, in the group's weight dtype. May be acquired several times; each needs its release. At
+ * stage PARAMETERS they are gathered from all ranks unless they still are there [collective]; OUT_OF_BUDGET when the
+ * parameters that are acquired leave no room in gather_bytes: release some first. [externally-synchronised] [async]
+ * [capturable] */
 scalert_status_t scalert_state_acquire(scalert_state_t *state, uint32_t parameter, scalert_stream_t *stream,
                                        scalert_tensor_t *weight);
 /* [externally-synchronised] [async] [capturable] */
@@ -1081,8 +1088,8 @@ scalert_status_t scalert_state_begin_step(scalert_state_t *state);
 scalert_status_t scalert_state_begin_micro(scalert_state_t *state);
 /* Takes the gradient of one parameter, complete in stream order, and adds it to the accumulator in f32. gradient:
  * float, the parameter's shape. Parameters may come in any order, each once per micro-batch; a tied parameter's
- * gradient is the sum over its uses. Of several ranks all take the same order [collective], and a gradient larger than a
- * bucket is contiguous. If consumed is not NULL it is recorded: gradient may be reused once it completes.
+ * gradient is the sum over its uses. Of several ranks all take the same order [collective], and a gradient larger than
+ * a bucket is contiguous. If consumed is not NULL it is recorded: gradient may be reused once it completes.
  * [externally-synchronised] [async] [capturable] */
 scalert_status_t scalert_state_gradient_ready(scalert_state_t *state, scalert_stream_t *stream, uint32_t parameter,
                                               const scalert_tensor_t *gradient, scalert_event_t *consumed);
@@ -1110,8 +1117,8 @@ typedef struct scalert_step_desc {
  * gradients. What the device keeps goes on with each replay as with each call: weights, moments, the number of steps
  * taken, with it bias corrections, and the scaler.
  *
- * Of several ranks: [collective]. They decide as one: the norm is that of the mean over ranks, with the same bits however
- * the state is divided, and an overflow on one of them skips the step on all. [externally-synchronised] [async]
+ * Of several ranks: [collective]. They decide as one: the norm is that of the mean over ranks, with the same bits
+ * however the state is divided, and an overflow on one of them skips the step on all. [externally-synchronised] [async]
  * [capturable] */
 scalert_status_t scalert_state_step(scalert_state_t *state, scalert_stream_t *stream, const scalert_step_desc_t *desc);
 /* Drops a begun step with its gradients, at any point between begin_step and step; of several ranks all do.

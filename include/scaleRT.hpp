@@ -531,9 +531,7 @@ class Comm : public detail::Handle<scalert_comm_t, scalert_comm_destroy> {
     void all_to_all(const Stream &stream, TensorRef input, TensorRef output) {
         check(scalert_comm_all_to_all(get(), stream.get(), input, output));
     }
-    void send(const Stream &stream, TensorRef x, uint32_t to) {
-        check(scalert_comm_send(get(), stream.get(), x, to));
-    }
+    void send(const Stream &stream, TensorRef x, uint32_t to) { check(scalert_comm_send(get(), stream.get(), x, to)); }
     void receive(const Stream &stream, TensorRef x, uint32_t from) {
         check(scalert_comm_receive(get(), stream.get(), x, from));
     }

@@ -164,8 +164,8 @@ static inline int32_t scalert_mpi_broadcast(void *user, const scalert_comm_call_
     int32_t status = 0;
     for (size_t at = 0; at < bytes && status == 0; at += SCALERT_MPI_PIECE) {
         MPI_Request request = MPI_REQUEST_NULL;
-        const int error = MPI_Ibcast((char *)call->output + at, scalert_mpi_piece(bytes, at), MPI_BYTE,
-                                     (int)call->peer, self->comm, &request);
+        const int error = MPI_Ibcast((char *)call->output + at, scalert_mpi_piece(bytes, at), MPI_BYTE, (int)call->peer,
+                                     self->comm, &request);
         status = scalert_mpi_wait(self, call, error, &request);
     }
     return status;

@@ -5,8 +5,8 @@
  * Reads the files as one stream of bytes, holds out the last tenth, trains a decoder-only transformer (--arch gpt2 or
  * llama) in bf16, f16 or f32 with f32 master weights, and ends with a sample of what it learned. It shows a framework's
  * side of the library: the program owns the model, the order of operations and the data; the library computes, keeps
- * the training state (weights, master weights, moments, gradient sums) and accounts for every byte. With --ranks several
- * threads train one model, each on its own data, and divide that state among them; compiled by mpicc with
+ * the training state (weights, master weights, moments, gradient sums) and accounts for every byte. With --ranks
+ * several threads train one model, each on its own data, and divide that state among them; compiled by mpicc with
  * -DRANKS_OVER_MPI, ranks are processes, as many as mpirun starts.
  *
  * Top to bottom: options, parameters, memory plan, forward, backward, data, training, sampling, ranks, main. */
@@ -63,8 +63,8 @@ static void *allocate(size_t count, size_t size) {
 
 static struct {
     int64_t dtype, arch, vocabulary, layers, width, heads, kv_heads, context, micro_batch, accumulation, steps,
-        schedule, warmup, optimizer, seed, threads, device_memory, force_overflow, eval_every, sample, quiet, ranks, stage,
-        overlap, gradients;
+        schedule, warmup, optimizer, seed, threads, device_memory, force_overflow, eval_every, sample, quiet, ranks,
+        stage, overlap, gradients;
     scalert_master_format_t master;
     scalert_moment_format_t moments;
     double lr, weight_decay, clip, dropout, loss_scale;
@@ -98,7 +98,8 @@ static const struct option {
 } options[] = {
     {"dtype", "bf16", CHOICE, &opt.dtype, 0, 0, dtypes, "of weights and activations"},
     {"arch", "gpt2", CHOICE, &opt.arch, 0, 0, archs, "layer norm, GELU, positions; or RMS norm, SwiGLU, rotary"},
-    {"vocabulary", "256", COUNT, &opt.vocabulary, 2, 1 << 24, NULL, "rows of the token table; below 256: bytes that occur"},
+    {"vocabulary", "256", COUNT, &opt.vocabulary, 2, 1 << 24, NULL,
+     "rows of the token table; below 256: bytes that occur"},
     {"layers", "4", COUNT, &opt.layers, 1, 1000, NULL, "transformer blocks"},
     {"width", "192", COUNT, &opt.width, 16, 65536, NULL, "of the residual stream"},
     {"heads", "6", COUNT, &opt.heads, 1, 4096, NULL, "of queries; width / heads is a multiple of 8 from 16 to 256"},
@@ -122,7 +123,8 @@ static const struct option {
     {"device", "auto", TEXT, &opt.device, 0, 0, NULL, "auto, cpu or cuda:N"},
     {"device-memory", "0", BYTES, &opt.device_memory, 0, 9e15, NULL, "budget, suffix K, M or G; 0 = no limit"},
     {"threads", "0", COUNT, &opt.threads, 0, 1024, NULL, "of the CPU; 0 = all"},
-    {"format", "f32,f32", TEXT, &opt.format, 0, 0, NULL, "of master weights, f32, split16 or none, and moments, f32, bf16 or int8"},
+    {"format", "f32,f32", TEXT, &opt.format, 0, 0, NULL,
+     "of master weights, f32, split16 or none, and moments, f32, bf16 or int8"},
     {"gradients", "f32", CHOICE, &opt.gradients, 0, 0, gradient_dtypes, "that accumulate"},
     {"ranks", "1", COUNT, &opt.ranks, 1, 64, NULL, "threads that train together, each with micro-batches of its own"},
     {"stage", "0", CHOICE, &opt.stage, 0, 0, stages, "of ZeRO: ranks divide optimizer state, gradients, weights"},
@@ -172,7 +174,8 @@ static void set_option(const struct option *o, const char *text) {
 
 /* --format MASTER[,MOMENTS] */
 static void parse_format(void) {
-    static const char *const masters[] = {"f32", "split16", "none", NULL}, *const moments[] = {"f32", "bf16", "int8", NULL};
+    static const char *const masters[] = {"f32", "split16", "none", NULL}, *const moments[] = {"f32", "bf16", "int8",
+                                                                                               NULL};
     const size_t length = strcspn(opt.format, ",");
     const char *second = opt.format[length] ? opt.format + length + 1 : "f32";
     opt.master = opt.moments = -1;
@@ -975,7 +978,8 @@ static void initialise(model_t *m) {
     }
 }
 
-/* The losses summed since the last call, over count positions of all ranks: their mean, exact but for the last rounding. */
+/* The losses summed since the last call, over count positions of all ranks: their mean, exact but for the last
+ * rounding. */
 static double take_mean_loss(model_t *m, uint64_t count) {
     double sum;
     if (m->comm) { /* integers, whose sum is exact too */
@@ -999,7 +1003,8 @@ static scalert_step_result_t train_step(model_t *m, const corpus_t *corpus, uint
     for (int64_t micro = 0; micro < opt.accumulation; micro++) {
         const uint64_t before = (step - 1) * (uint64_t)opt.accumulation + (uint64_t)micro;
         const uint64_t number = before * (uint64_t)opt.ranks + m->rank;
-        const int overflow = step == (uint64_t)opt.force_overflow && micro == opt.accumulation - 1 && m->rank == opt.ranks - 1;
+        const int overflow =
+            step == (uint64_t)opt.force_overflow && micro == opt.accumulation - 1 && m->rank == opt.ranks - 1;
         scalert_tensor_t normed;
         m->dropout.seed = (uint64_t)opt.seed;
         m->dropout.step = number;
@@ -1078,7 +1083,8 @@ static double validate(model_t *m, const corpus_t *corpus) {
     return take_mean_loss(m, (uint64_t)(windows * opt.context));
 }
 
-static void show_progress(const model_t *m, uint64_t step, double loss, double tokens_per_s, double remaining, double *last_line) {
+static void show_progress(const model_t *m, uint64_t step, double loss, double tokens_per_s, double remaining,
+                          double *last_line) {
     const double now = seconds_now();
     const int terminal = isatty(STDERR_FILENO), done = step == (uint64_t)opt.steps;
     char bar[21];
@@ -1372,7 +1378,8 @@ static void begin_mpi(int *argc, char ***argv) {
 enum { MOST_RANKS = 64 };
 
 /* Ranks are threads, the first of which is this one; they share the threads of the CPU out. */
-static void run_ranks(const scalert_runtime_desc_t *given, const scalert_device_info_t *device, const corpus_t *corpus) {
+static void run_ranks(const scalert_runtime_desc_t *given, const scalert_device_info_t *device,
+                      const corpus_t *corpus) {
     scalert_comm_desc_t comm = SCALERT_COMM_DESC_INIT;
     scalert_runtime_desc_t desc = *given;
     scalert_runtime_t *runtimes[MOST_RANKS];

@@ -57,7 +57,8 @@ template <typename T, typename Y, bool OVERWRITE> struct Elements {
 template <typename T, typename Y, bool OVERWRITE> __device__ __forceinline__ void accumulate(const Parameters &p) {
     __shared__ int64_t space[WARPS][WORDS];
     int64_t warp = (int64_t)blockIdx.x * WARPS + threadIdx.x / 32, warps = (int64_t)gridDim.x * WARPS;
-    auto sum = sum_blocks<Elements<T, Y, OVERWRITE>, IN_FLIGHT>(p, p.rows, p.width, warp, warps, p.square_sum != nullptr);
+    auto sum =
+        sum_blocks<Elements<T, Y, OVERWRITE>, IN_FLIGHT>(p, p.rows, p.width, warp, warps, p.square_sum != nullptr);
     int64_t word = block_word(sum, space);
     if (threadIdx.x == LIMBS && word != 0) {
         atomicAdd((unsigned long long *)p.nonfinite, (unsigned long long)word);

@@ -47,7 +47,8 @@ template <typename T> __device__ __forceinline__ void ranks(const Parameters &p)
         Range range = p.ranges[i];
         bool inside = range.start >= 0 && range.start <= p.numel && range.numel <= p.numel - range.start;
         int64_t numel = inside ? range.numel : 0;
-        auto sum = sum_blocks<Squares<T>, 4>((const T *)p.gradient + range.start, 1, numel, threadIdx.x / 32, WARPS, true);
+        auto sum =
+            sum_blocks<Squares<T>, 4>((const T *)p.gradient + range.start, 1, numel, threadIdx.x / 32, WARPS, true);
         int64_t word = block_word(sum, space);
         __syncthreads();
         if (threadIdx.x < WORDS)

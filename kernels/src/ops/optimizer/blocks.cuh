@@ -1,5 +1,5 @@
-// One pass over optimizer state in any format: `BlocksParameters` of cuda.rs, and the bits of blocks.rs. A warp updates a
-// block of 256 elements at a time.
+// One pass over optimizer state in any format: `BlocksParameters` of cuda.rs, and the bits of blocks.rs. A warp updates
+// a block of 256 elements at a time.
 #pragma once
 #include "compact.cuh"
 #include "optimizer.cuh"
@@ -115,8 +115,7 @@ __device__ __forceinline__ void store_master(const BlocksParameters<Rule> &p, co
         lane.draw(words, word);
 #pragma unroll
         for (int e = 0; e < LANE; e++)
-            bits[e] =
-                p.weight_dtype == DTYPE_BF16 ? stochastic_bf16(x[e], word[e]) : stochastic_f16(x[e], word[e]);
+            bits[e] = p.weight_dtype == DTYPE_BF16 ? stochastic_bf16(x[e], word[e]) : stochastic_f16(x[e], word[e]);
     }
     lane.store(p.weight, bits);
     if (p.remainder) {

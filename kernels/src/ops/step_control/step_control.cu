@@ -5,7 +5,7 @@
 
 struct Parameters {
     const int64_t *square_sum;
-    const unsigned long long *overflow; // of each rank
+    const unsigned long long *overflow;     // of each rank
     const LossScaleState *loss_scale_state; // null: loss_scale
     Control *control;
     uint64_t restart_number, restart_step;

@@ -1,5 +1,5 @@
-// Compact storage of f32, the bits of compact.rs and dynamic_map.rs. A warp holds a block of 256 elements, 8 neighbouring ones
-// in each lane.
+// Compact storage of f32, the bits of compact.rs and dynamic_map.rs. A warp holds a block of 256 elements, 8
+// neighbouring ones in each lane.
 #pragma once
 #include "dtype.cuh"
 
@@ -75,8 +75,8 @@ __device__ __forceinline__ uint32_t largest(const float (&x)[LANE]) {
     return most;
 }
 
-// Moves the n elements of a lane that there are, all LANE of them as few accesses where `whole` says that the address allows
-// it. Elements beyond n are 0.
+// Moves the n elements of a lane that there are, all LANE of them as few accesses where `whole` says that the address
+// allows it. Elements beyond n are 0.
 template <typename T> __device__ __forceinline__ void load_lane(const T *p, int n, bool whole, T (&x)[LANE]) {
     constexpr int N = sizeof(T) * LANE > 16 ? 16 / (int)sizeof(T) : LANE;
     if (whole) {
