@@ -7,14 +7,17 @@ use harness::{Rng, Tensor, bits, elements};
 use scalert_runtime::comm::{Comm, CommDesc};
 use scalert_runtime::optim::Optimizer;
 use scalert_runtime::{
-    DType, Error, GradientReduction, GroupDesc, MasterFormat, MomentFormat, Part, Runtime, RuntimeDesc, Scaler,
-    ScalerDesc, Stage, State, StateDesc, Status, StepDesc, StepResult, Stream,
+    Arena, DType, Error, GradientReduction, GroupDesc, MasterFormat, MomentFormat, Part, Runtime, RuntimeDesc, Scaler,
+    ScalerDesc, Stage, State, StateDesc, Status, StepDesc, StepResult, Stream, Tier,
 };
 use std::ffi::CString;
 use std::sync::Barrier;
 use std::time::Duration;
 
 const STAGES: [Stage; 4] = [Stage::Replicated, Stage::Optimizer, Stage::Gradients, Stage::Parameters];
+
+/// Bytes of the device tier that each rank may take.
+const BUDGET: u64 = 64 << 20;
 
 /// A rank of a group, in its thread.
 struct Rank {
@@ -26,7 +29,8 @@ struct Rank {
 
 /// Runs `body` as each rank of a group; the outcomes are in order of ranks.
 fn ranks_with<T: Send>(world: u32, desc: &CommDesc, body: impl Fn(Rank) -> T + Sync) -> Vec<T> {
-    let runtimes: Vec<Runtime> = (0..world).map(|_| harness::runtime(1)).collect();
+    let runtime = || RuntimeDesc { threads: 1, budgets: [BUDGET, 0, 0, 0], ..Default::default() };
+    let runtimes: Vec<Runtime> = (0..world).map(|_| Runtime::new(&runtime()).unwrap()).collect();
     let comms = Comm::local(&runtimes, desc).unwrap();
     std::thread::scope(|scope| {
         let threads: Vec<_> = runtimes
@@ -345,7 +349,7 @@ fn held(desc: GroupDesc, stage: Stage, world: u64, gradient_dtype: DType, numel:
         let planned = state.memory().unwrap();
         state.seal().unwrap();
         assert_eq!(state.memory().unwrap(), planned, "what seal takes is what was said");
-        assert_eq!(rank.runtime.memory_report().tier, planned.tier);
+        assert_eq!(rank.runtime.memory_report().tier[0].used, planned.tier[0].used);
         let device = planned.tier[0];
         [device.weights, device.master, device.moments, device.gradients]
     });
@@ -520,6 +524,42 @@ fn a_rank_without_the_memory_stops_all_and_they_may_try_again() {
                 state.seal().unwrap();
             });
         }
+    });
+}
+
+#[test]
+fn a_gradient_that_is_refused_leaves_nothing_behind() {
+    ranks(2, |rank| {
+        let plan = |runtime: &Runtime, comm: &Comm| {
+            let state = State::new(runtime, &Run::new(Stage::Gradients).desc(comm)).unwrap();
+            state.add_group(&GroupDesc::default()).unwrap();
+            state.add_parameter(0, c"w", &[5000]).unwrap();
+            state
+        };
+        let state = plan(&rank.runtime, &rank.comm);
+        state.seal().unwrap();
+        let give = |stream: &Stream, value: f64| {
+            let gradient = Tensor::new(DType::F32, &[5000]).fill(|_| value);
+            state.gradient_ready(stream, 0, gradient.view(), None)
+        };
+        state.begin_step().unwrap();
+        state.begin_micro().unwrap();
+        give(&rank.stream, 1.0).unwrap();
+        state.end_micro().unwrap();
+        state.begin_micro().unwrap();
+        // All of the budget that is left is taken: a new stream has no workspace and gets none.
+        let held = rank.runtime.memory_report().tier[0].used;
+        let arena = Arena::new(&rank.runtime, Tier::Device, BUDGET - held).unwrap();
+        let stream = Stream::new(&rank.runtime).unwrap();
+        for _ in 0..2 {
+            assert_eq!(give(&stream, 7.0).unwrap_err().status, Status::OutOfBudget);
+        }
+        drop(arena);
+        give(&stream, 3.0).unwrap();
+        state.end_micro().unwrap();
+        let sum = Tensor::new(DType::F32, &[5000]);
+        state.read(&rank.stream, 0, Part::Gradient, sum.view()).unwrap();
+        assert!(sum.values().iter().all(|x| *x == 8.0));
     });
 }
 

@@ -50,11 +50,13 @@ impl Inner {
                 format!("has strides {:?}; it must be contiguous as it is larger than a bucket", gradient.stride()),
             ));
         }
-        // The largest piece says what they all need.
-        let place = 0..(end - start).min(self.exchange.bucket().capacity());
-        if divided {
-            queue.prepare(&self.entry(gradient.span(place.clone()), true, self.exchange.span(place), i as u32))?;
-        }
+        // What is refused is refused before the bucket knows of it. The largest piece says what they all need.
+        queue.prepare(&if divided {
+            let place = 0..self.exchange.bucket().capacity();
+            self.entry(gradient.span(place.clone()), true, self.exchange.span(place), i as u32)
+        } else {
+            self.entry(gradient, true, self.exchange.gradient(0, &self.parameters[i]), i as u32)
+        })?;
         if self.exchange.bucket().pieces().first().is_some_and(|piece| piece.micro != micro) {
             self.reduce(queue)?;
         }
