@@ -569,6 +569,10 @@ class Group {
     Group &weight_dtype(scalert_dtype_t dtype) { return desc_.weight_dtype = dtype, *this; }
     Group &weight_decay(float decay) { return desc_.weight_decay = decay, *this; }
     Group &learning_rate_scale(float scale) { return desc_.learning_rate_scale = scale, *this; }
+    Group &master(scalert_master_format_t format) { return desc_.master = format, *this; }
+    Group &moments(scalert_moment_format_t format) { return desc_.moments = format, *this; }
+    Group &seed(uint64_t seed) { return desc_.seed = seed, *this; }
+    Group &frozen(bool frozen = true) { return desc_.frozen = frozen ? 1 : 0, *this; }
     const scalert_group_desc_t &desc() const noexcept { return desc_; }
 
   private:
@@ -594,12 +598,30 @@ class Step {
     scalert_step_desc_t desc_ = SCALERT_STEP_DESC_INIT;
 };
 
+/* How a state is made, and which ranks share it: Sharding(comm).stage(SCALERT_STAGE_GRADIENTS).overlap(). Unset means
+ * the default. */
+class Sharding {
+  public:
+    Sharding() = default;
+    explicit Sharding(const Comm &comm) { desc_.comm = comm.get(); }
+    Sharding &stage(scalert_stage_t stage) { return desc_.stage = stage, *this; }
+    Sharding &gradient_dtype(scalert_dtype_t dtype) { return desc_.gradient_dtype = dtype, *this; }
+    Sharding &gradient_reduction(scalert_gradient_reduction_t when) { return desc_.gradient_reduction = when, *this; }
+    Sharding &reduction_dtype(scalert_dtype_t dtype) { return desc_.reduction_dtype = dtype, *this; }
+    Sharding &bucket_bytes(uint64_t bytes) { return desc_.bucket_bytes = bytes, *this; }
+    Sharding &gather_bytes(uint64_t bytes) { return desc_.gather_bytes = bytes, *this; }
+    Sharding &overlap(bool overlap = true) { return desc_.overlap = overlap ? 1 : 0, *this; }
+    const scalert_state_desc_t &desc() const noexcept { return desc_; }
+
+  private:
+    scalert_state_desc_t desc_ = SCALERT_STATE_DESC_INIT;
+};
+
 /* Parameters, master weights, moments, gradients, and the step over them. */
 class State : public detail::Handle<scalert_state_t, scalert_state_destroy> {
   public:
-    explicit State(const Runtime &runtime) : Handle(runtime.hooks()) {
-        const scalert_state_desc_t desc = SCALERT_STATE_DESC_INIT;
-        check(scalert_state_create(runtime.get(), &desc, out()));
+    explicit State(const Runtime &runtime, const Sharding &sharding = Sharding()) : Handle(runtime.hooks()) {
+        check(scalert_state_create(runtime.get(), &sharding.desc(), out()));
     }
     uint32_t add_group(const Group &group) {
         uint32_t number = 0;

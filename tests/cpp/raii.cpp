@@ -190,6 +190,40 @@ void communicators() {
     CHECK(x[0] == 4 && single.world() == 1);
 }
 
+/* One rank of two: a step of plain descent along the mean of the ranks' gradients. */
+float descends(const scalert::Runtime &runtime, const scalert::Comm &comm, float slope) {
+    const scalert::Stream stream(runtime);
+    scalert::State state(runtime, scalert::Sharding(comm).stage(SCALERT_STAGE_PARAMETERS).overlap().bucket_bytes(1024));
+    const uint32_t group =
+        state.add_group(scalert::Group().sgd().weight_dtype(SCALERT_BF16).master(SCALERT_MASTER_SPLIT16).seed(3));
+    const uint32_t frozen = state.add_group(scalert::Group().moments(SCALERT_MOMENTS_INT8).frozen());
+    const uint32_t weight = state.add_parameter(group, "weight", {600});
+    state.add_parameter(frozen, "table", {5});
+    state.seal();
+    const scalert_tier_report_t held = state.memory().tier[SCALERT_TIER_DEVICE];
+    CHECK(held.weights == 2 * 512 + 2 * 256 && held.master == 2 * 512 && held.moments == 0 &&
+          held.gradients == 4 * 512);
+    std::vector<float> gradient(600, slope);
+    state.begin_step();
+    state.begin_micro();
+    state.gradient_ready(stream, weight, scalert::Tensor(gradient.data(), {600}));
+    state.end_micro();
+    state.step(stream, scalert::Step(0.5f));
+    CHECK(!state.step_result_wait().skipped);
+    state.read(stream, weight, SCALERT_PART_MASTER, scalert::Tensor(gradient.data(), {600}));
+    return gradient[599];
+}
+
+void ranks_train_together() {
+    const scalert::Runtime a, b;
+    std::vector<scalert::Comm> comms = scalert::Comm::local({&a, &b});
+    float second = 0;
+    std::thread other([&] { second = descends(b, comms[1], 3); });
+    CHECK(descends(a, comms[0], 1) == -1);
+    other.join();
+    CHECK(second == -1);
+}
+
 void a_throwing_allocator() {
     bool refuse = false;
     int64_t blocks = 0;
@@ -295,6 +329,7 @@ int main() {
     errors_carry_status_and_message();
     tensors_and_operations();
     a_state_trains();
+    ranks_train_together();
     a_trace_records_ranges();
     communicators();
     a_throwing_allocator();
