@@ -27,6 +27,7 @@ use scalert_runtime::ops::rms_norm::{RmsNormBackward, RmsNormForward};
 use scalert_runtime::ops::sgd::Sgd;
 use scalert_runtime::ops::step_control::{Control, Restart, StepControl};
 use scalert_runtime::ops::swiglu::{SwigluBackward, SwigluForward};
+use scalert_runtime::view::View;
 use scalert_runtime::{DType, Stream};
 use std::sync::Arc;
 
@@ -191,6 +192,26 @@ impl Sizes {
     };
 }
 
+/// AdamW in some format of its state.
+fn adamw<'a>(gradient: View<'a>, master: Master<'a>, [moment1, moment2]: [Moment<'a>; 2]) -> AdamW<'a> {
+    AdamW {
+        gradient,
+        gradient_scale: 1.0,
+        learning_rate: 1e-3,
+        beta1: 0.9,
+        beta2: 0.999,
+        epsilon: 1e-8,
+        weight_decay: 0.01,
+        bias_correction1: 0.5,
+        bias_correction2: 0.5,
+        master,
+        moment1,
+        moment2,
+        random: None,
+        control: None,
+    }
+}
+
 fn optimizers(cases: &mut Cases, sizes: &Sizes) {
     let (most, less) = sizes.optimizer;
     let state = |stream: &Stream, n| {
@@ -204,22 +225,8 @@ fn optimizers(cases: &mut Cases, sizes: &Sizes) {
         let n = most * MILLION;
         let ((gradient, master, weight), moment1, moment2) =
             (state(stream, n), Buffer::zeros(stream, F32, &[n]), Buffer::zeros(stream, F32, &[n]));
-        let op = AdamW {
-            gradient: gradient.view(),
-            gradient_scale: 1.0,
-            learning_rate: 1e-3,
-            beta1: 0.9,
-            beta2: 0.999,
-            epsilon: 1e-8,
-            weight_decay: 0.01,
-            bias_correction1: 0.5,
-            bias_correction2: 0.5,
-            master: Master::F32 { master: master.view(), weight: Some(weight.view()) },
-            moment1: Moment::Plain(moment1.view()),
-            moment2: Moment::Plain(moment2.view()),
-            random: None,
-            control: None,
-        };
+        let f32s = Master::F32 { master: master.view(), weight: Some(weight.view()) };
+        let op = adamw(gradient.view(), f32s, [&moment1, &moment2].map(|moment| Moment::Plain(moment.view())));
         let traffic = Traffic { update: vec![4 * n; 3], read: vec![2 * n], write: vec![2 * n] };
         memory(stream, name, traffic, vec![gradient, master, weight, moment1, moment2], vec![call(op)])
     });
@@ -230,22 +237,10 @@ fn optimizers(cases: &mut Cases, sizes: &Sizes) {
         let weight = Buffer::filled(stream, BF16, &[n], 1.0);
         let (remainder, codes1, codes2) = (zeros(I16, n), zeros(U8, n), zeros(U8, n));
         let (absmax1, absmax2) = (zeros(F32, n.div_ceil(256)), zeros(F32, n.div_ceil(256)));
-        let op = AdamW {
-            gradient: gradient.view(),
-            gradient_scale: 1.0,
-            learning_rate: 1e-3,
-            beta1: 0.9,
-            beta2: 0.999,
-            epsilon: 1e-8,
-            weight_decay: 0.01,
-            bias_correction1: 0.5,
-            bias_correction2: 0.5,
-            master: Master::Split16 { weight: weight.view(), remainder: remainder.view() },
-            moment1: Moment::Int8 { codes: codes1.view(), absmax: absmax1.view() },
-            moment2: Moment::Int8 { codes: codes2.view(), absmax: absmax2.view() },
-            random: None,
-            control: None,
-        };
+        let split = Master::Split16 { weight: weight.view(), remainder: remainder.view() };
+        let moments = [(&codes1, &absmax1), (&codes2, &absmax2)];
+        let moments = moments.map(|(codes, absmax)| Moment::Int8 { codes: codes.view(), absmax: absmax.view() });
+        let op = adamw(gradient.view(), split, moments);
         // The scales are one part in 200.
         let traffic = Traffic { update: vec![2 * n, 2 * n, n, n], read: vec![2 * n], write: vec![] };
         let buffers = vec![gradient, weight, remainder, codes1, codes2, absmax1, absmax2];

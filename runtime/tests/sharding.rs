@@ -8,7 +8,7 @@ use scalert_runtime::comm::{Comm, CommDesc};
 use scalert_runtime::optim::Optimizer;
 use scalert_runtime::{
     Arena, DType, Error, GradientReduction, GroupDesc, MasterFormat, MomentFormat, Part, Runtime, RuntimeDesc, Scaler,
-    ScalerDesc, Stage, State, StateDesc, Status, StepDesc, StepResult, Stream, Tier,
+    ScalerDesc, Stage, State, StateDesc, Status, StepDesc, StepResult, Stream, Tier, TierReport,
 };
 use std::ffi::CString;
 use std::sync::Barrier;
@@ -349,7 +349,10 @@ fn held(desc: GroupDesc, stage: Stage, world: u64, gradient_dtype: DType, numel:
         let planned = state.memory().unwrap();
         state.seal().unwrap();
         assert_eq!(state.memory().unwrap(), planned, "what seal takes is what was said");
-        assert_eq!(rank.runtime.memory_report().tier[0].used, planned.tier[0].used);
+        // But for the budget, and the workspace of a stream that an overlap would have.
+        let report = rank.runtime.memory_report().tier;
+        assert_eq!(TierReport { limit: u64::MAX, ..report[0] }, planned.tier[0]);
+        assert_eq!(report[1..], planned.tier[1..]);
         let device = planned.tier[0];
         [device.weights, device.master, device.moments, device.gradients]
     });
@@ -529,9 +532,13 @@ fn a_rank_without_the_memory_stops_all_and_they_may_try_again() {
 
 #[test]
 fn a_gradient_that_is_refused_leaves_nothing_behind() {
+    [false, true].into_iter().for_each(refused_for_want_of_memory);
+}
+
+fn refused_for_want_of_memory(overlap: bool) {
     ranks(2, |rank| {
         let plan = |runtime: &Runtime, comm: &Comm| {
-            let state = State::new(runtime, &Run::new(Stage::Gradients).desc(comm)).unwrap();
+            let state = State::new(runtime, &Run { overlap, ..Run::new(Stage::Gradients) }.desc(comm)).unwrap();
             state.add_group(&GroupDesc::default()).unwrap();
             state.add_parameter(0, c"w", &[5000]).unwrap();
             state
@@ -557,10 +564,45 @@ fn a_gradient_that_is_refused_leaves_nothing_behind() {
         drop(arena);
         give(&stream, 3.0).unwrap();
         state.end_micro().unwrap();
+        // What goes between ranks has its memory already.
+        let held = rank.runtime.memory_report().tier[0].used;
+        let _arena = Arena::new(&rank.runtime, Tier::Device, BUDGET - held).unwrap();
         let sum = Tensor::new(DType::F32, &[5000]);
         state.read(&rank.stream, 0, Part::Gradient, sum.view()).unwrap();
         assert!(sum.values().iter().all(|x| *x == 8.0));
     });
+}
+
+#[test]
+fn a_step_without_gradients_after_one_that_was_abandoned_has_none() {
+    for stage in STAGES {
+        ranks(2, |rank| {
+            let run = Run { overlap: true, bucket_bytes: 1024, ..Run::new(stage) };
+            let state = sealed(&rank.runtime, &run.desc(&rank.comm));
+            initialise(&state, &rank.stream);
+            let step = StepDesc { learning_rate: 0.1, ..StepDesc::default() };
+            for round in 0..10 {
+                state.begin_step().unwrap();
+                micro_batch(&state, &rank.stream, round, |p| gradient(round, 0, rank.rank, p));
+                state.abandon_step().unwrap();
+                state.begin_step().unwrap();
+                state.step(&rank.stream, &step).unwrap();
+                assert_eq!(result(&state).gradient_norm, 0.0, "{stage:?}");
+            }
+        });
+    }
+}
+
+#[test]
+fn ranks_that_step_differently_are_told_so() {
+    let messages = ranks(2, |rank| {
+        let state = sealed(&rank.runtime, &Run::new(Stage::Optimizer).desc(&rank.comm));
+        state.begin_step().unwrap();
+        let learning_rate = if rank.rank == 0 { 0.25 } else { 0.5 };
+        message(state.step(&rank.stream, &StepDesc { learning_rate, ..StepDesc::default() }))
+    });
+    assert_eq!(messages[0], messages[1]);
+    assert!(messages[0].contains("step 0.25") && messages[0].contains("step 0.5"), "{}", messages[0]);
 }
 
 #[test]

@@ -63,7 +63,8 @@ export! {
             gradient_scale: options.gradient_scale,
             step: options.step,
         };
-        submit(stream, &options.op(gradient, Master::F32 { master, weight }, Moment::Plain(moment1), Moment::Plain(moment2), None))
+        let master = Master::F32 { master, weight };
+        submit(stream, &options.op(gradient, master, Moment::Plain(moment1), Moment::Plain(moment2), None))
     }
 
     /// Stochastic gradient descent with momentum.

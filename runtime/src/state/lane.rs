@@ -9,6 +9,8 @@ use crate::error::{Error, Result, Status};
 use crate::event::Event;
 use crate::runtime::Runtime;
 use crate::stream::{Queue, Stream};
+use scalert_kernels::dtype::DType;
+use scalert_kernels::ops::Op;
 use scalert_kernels::ops::accumulate::Accumulate;
 use scalert_kernels::view::View;
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -91,7 +93,11 @@ impl Lane {
     pub(super) fn new(runtime: &Runtime, comm: &Comm, overlap: bool) -> Result<Lane> {
         let place = match (overlap, runtime.device()) {
             (false, _) => Place::Here,
-            (true, DeviceKind::Cpu) => Place::Thread(Worker::new(Stream::new(runtime)?, comm.clone())?),
+            (true, DeviceKind::Cpu) => {
+                let stream = Stream::new(runtime)?;
+                stream.reserve(workspace(runtime)?)?;
+                Place::Thread(Worker::new(stream, comm.clone())?)
+            }
             (true, DeviceKind::Cuda) => {
                 Place::Stream { stream: Stream::new(runtime)?, given: Event::new(runtime)?, done: Event::new(runtime)? }
             }
@@ -130,6 +136,22 @@ impl Lane {
     pub(super) fn drain(&self, queue: &mut Queue<'_>) -> Result<()> {
         self.wait(queue, Ticket(self.given))
     }
+}
+
+/// What a job's operations need on the CPU device: had before, so that no job fails for want of it.
+fn workspace(runtime: &Runtime) -> Result<u64> {
+    // SAFETY: a tensor without elements reaches no memory.
+    let empty = unsafe { View::new("empty", std::ptr::null_mut(), DType::F32, &[0], &[1]) }?;
+    let op = Accumulate {
+        x: empty,
+        overwrite: true,
+        y: empty,
+        nonfinite: empty,
+        square_sum: None,
+        overflow: None,
+        overflow_mark: 0,
+    };
+    Ok(op.workspace(runtime.threads() as usize) as u64)
 }
 
 #[derive(Default)]

@@ -293,3 +293,52 @@ fn expect_part(group: &Group, part: Part) -> Result<()> {
     }
     Err(Error::invalid("part", format!("{} is not kept by the optimizer of the parameter's group", part.name())))
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::comm::{Comm, CommDesc};
+    use crate::runtime::{Runtime, RuntimeDesc};
+    use crate::state::{GroupDesc, StateDesc};
+
+    /// Which of six parameters are there after the first has been acquired, in a step that follows one like it.
+    fn fetched(runtime: &Runtime, comm: &Comm, overlap: bool) -> Vec<usize> {
+        let stage = Stage::Parameters;
+        let desc = StateDesc { comm: Some(comm), stage, overlap, gather_bytes: 4 * 2048, ..StateDesc::default() };
+        let (state, stream) = (State::new(runtime, &desc).unwrap(), Stream::new(runtime).unwrap());
+        state.add_group(&GroupDesc::default()).unwrap();
+        for name in [c"0", c"1", c"2", c"3", c"4", c"5"] {
+            state.add_parameter(0, name, &[1000]).unwrap();
+        }
+        state.seal().unwrap();
+        let mut there = Vec::new();
+        for _ in 0..2 {
+            state.begin_step().unwrap();
+            for p in [0, 3, 1, 5] {
+                state.acquire(p, &stream).unwrap();
+                if p == 0 {
+                    let mut inner = state.take().unwrap();
+                    there = (0..6).filter(|p| inner.exchange.gathered.find(*p).is_some()).collect();
+                }
+                state.release(p, &stream).unwrap();
+            }
+            state.abandon_step().unwrap();
+            // Nothing but what is fetched from now on.
+            state.take().unwrap().exchange.gathered.clear();
+        }
+        there
+    }
+
+    #[test]
+    fn what_was_acquired_next_is_fetched_ahead() {
+        for (overlap, expected) in [(false, &[0][..]), (true, &[0, 1, 3])] {
+            let runtimes = [(); 2].map(|()| Runtime::new(&RuntimeDesc { threads: 1, ..Default::default() }).unwrap());
+            let comms = Comm::local(&runtimes, &CommDesc::default()).unwrap();
+            std::thread::scope(|scope| {
+                for (runtime, comm) in runtimes.iter().zip(&comms) {
+                    scope.spawn(move || assert_eq!(fetched(runtime, comm, overlap), expected));
+                }
+            });
+        }
+    }
+}

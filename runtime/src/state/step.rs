@@ -267,14 +267,18 @@ impl State {
         }
 
         inner.clear(&mut queue)?;
+        inner.reduce_all(&mut queue)?;
+        // After that: a job of a step that was abandoned may have been under way.
         if inner.machine.micros() == 0 {
             inner.trained().try_for_each(|(_, group)| queue.run(&zero(group)))?;
         }
-        inner.reduce_all(&mut queue)?;
         inner.trained().try_for_each(|(_, group)| queue.run(&inner.square_sum(group)))?;
         let decision = inner.decision();
         if let Some(ranks) = inner.ranks() {
-            let _named = Named::new(ranks, "the norm of a step")?;
+            // Ranks that step differently would part without a sign.
+            let Figures { learning_rate, max_norm, gradient_scale, .. } = figures;
+            let scale = if scaler.is_some() { "scaled".to_owned() } else { figures.loss_scale.to_string() };
+            let _named = Named::new(ranks, &format!("step {learning_rate} {max_norm} {gradient_scale} {scale}"))?;
             ranks.all_reduce(&mut queue, decision.square_sum(), Reduction::Sum)?;
             ranks.all_gather(&mut queue, decision.overflow(), decision.marks())?;
         }

@@ -4,7 +4,7 @@
 //! | argument | shape | dtype | |
 //! |---|---|---|---|
 //! | square_sum | \[68\] | i64 | sum of the squares of the accumulated gradients, as [`super::exact_sum`] leaves it |
-//! | overflow | \[ranks\] | i64 | marks of the first gradient of each rank that was not finite, as [`super::accumulate`] keeps them |
+//! | overflow | \[ranks\] | i64 | of each rank, the mark of the first gradient that was not finite ([`super::accumulate`]) |
 //! | loss_scale_state | \[3\]; optional | i64 | the state of [`super::loss_scale`], whose scale is then the loss scale |
 //! | control | \[10\] | i64 | a [`Control`], updated |
 //!
@@ -20,7 +20,8 @@
 //! step           = step + 1 unless skipped
 //! ```
 //!
-//! square_sum is that of gradients summed over the ranks, which the step takes the mean of. Of marks, the earliest by micro-batch, then parameter, then rank is recorded.
+//! square_sum is that of gradients summed over the ranks, which the step takes the mean of. Of marks, the earliest by
+//! micro-batch, then parameter, then rank is recorded.
 //!
 //! The norm bounds every element: while norm clip fits f32, no element overflows when it is scaled. When skipped, the
 //! figures are norm = NaN and clip = 1; with search, [`super::first_overflow`] finds the parameter to blame.
